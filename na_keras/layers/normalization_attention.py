@@ -1,0 +1,328 @@
+"""The Normalization-Attention (NA) module of "Attention meets Normalization and Beyond" (Ma et al.), section 4.
+
+    C     = mean over positions of x                          (eq. 4)
+    Phi_i = -|x_i - C|_1                                      (eq. 5)
+    g     = sum over positions of softmax(Phi)_i * x_i        (eq. 6, with the value x_i that the text implies)
+    g_hat = gamma * (g - mu) / sigma + beta                   (eqs. 7, 8: mu and sigma over the channels of g)
+    y     = x * sigmoid(g_hat)                                (eq. 9: one gate per image and channel)
+
+Where the paper and the authors' released code (13952522076/NANet, models/resnet/resnet_na4.py) differ, the
+defaults follow the code, because the published accuracies come from it as far as anyone can see:
+
+                  released code (default)                     paper, taken literally
+    similarity    -|mean_c x_i - mean_c C|  "channel_mean"    -sum_c |x_i - C|             "l1"
+    sigma         sample, C - 1             unbiased=True     population, C                unbiased=False
+    epsilon       std + epsilon                               sqrt(variance + epsilon)     epsilon_inside_sqrt=True
+
+The bare ratio printed in eq. 6 would give more weight to positions far from C; both sources mean a softmax.
+The ablations are arguments too: `embedding_kernel_size=3` is Table 2's channel-shared embedding (resnet_na5.py),
+`similarity=None` is Table 3's plain spatial mean (resnet_na3.py).
+
+The arithmetic from x to the gate runs in float32 at least: with half-precision scores the softmax of eq. 5 is off
+by up to .5 in the gate.
+"""
+
+import keras
+from keras import initializers, ops
+
+SIMILARITIES = ("channel_mean", "l1", "squared", "dot", None)
+
+# The variance of equal channels is 0, where the derivative of the square root is infinite and XLA turns
+# inf * 0 into NaN. Clipping far below epsilon**2 keeps the gradient finite and the value unchanged.
+SMALLEST_VARIANCE = 1e-24
+
+
+def convolve(x, kernel, bias):
+    """Same-size convolution of a one-channel map with a kernel (k, k, 1, 1) and a bias (1,), in the dtype of x."""
+    kernel, bias = ops.cast(kernel, x.dtype), ops.cast(bias, x.dtype)
+    return ops.conv(x, kernel, padding="same", data_format="channels_last") + bias
+
+
+def embed(x, layers):
+    """Two convolutions with a ReLU between, on the one-channel map x: (b, h, w, 1) -> (b, h, w, 1)."""
+    (kernel_1, bias_1), (kernel_2, bias_2) = layers
+    x = ops.relu(convolve(x, kernel_1, bias_1))
+    return convolve(x, kernel_2, bias_2)
+
+
+def embedded_scores(channel_mean, key_embedding, query_embedding):
+    """Table 2: compare embedded keys with the mean of an embedded query map. (b, h, w, 1) -> (b, h, w, 1)."""
+    key = embed(channel_mean, key_embedding)
+    query = ops.mean(embed(channel_mean, query_embedding), axis=(1, 2), keepdims=True)
+    return -ops.abs(key - query)
+
+
+def similarity_scores(x, similarity, channel_axis, position_axes):
+    """Equation 5 and its alternatives: how like the global context each position is.
+
+    x: (b, h, w, c) or (b, c, h, w). Returns the same shape with one channel; larger is more alike.
+    """
+    if similarity == "channel_mean":
+        position = ops.mean(x, axis=channel_axis, keepdims=True)
+        return -ops.abs(position - ops.mean(position, axis=position_axes, keepdims=True))
+    context = ops.mean(x, axis=position_axes, keepdims=True)  # eq. 4
+    if similarity == "l1":
+        return -ops.sum(ops.abs(x - context), axis=channel_axis, keepdims=True)
+    if similarity == "squared":
+        return -ops.sum(ops.square(x - context), axis=channel_axis, keepdims=True)
+    return ops.sum(x * context, axis=channel_axis, keepdims=True)  # "dot"
+
+
+def softmax_over_positions(scores):
+    """Softmax over both spatial axes of a one-channel map, whichever axis the channel is."""
+    flat = ops.reshape(scores, (ops.shape(scores)[0], -1))
+    return ops.reshape(ops.softmax(flat, axis=-1), ops.shape(scores))
+
+
+def normalized_gate(context, gamma, beta, channel_axis, unbiased, epsilon, epsilon_inside_sqrt):
+    """Equations 7 to 9: standardise the context over its channels, then sigmoid. Keeps the shape."""
+    channels = context.shape[channel_axis]
+    deviation = context - ops.mean(context, axis=channel_axis, keepdims=True)
+    total = ops.sum(ops.square(deviation), axis=channel_axis, keepdims=True)
+    variance = total / (channels - 1 if unbiased else channels)
+    if epsilon_inside_sqrt:
+        sigma = ops.sqrt(variance + epsilon)
+    else:
+        sigma = ops.sqrt(ops.maximum(variance, SMALLEST_VARIANCE)) + epsilon
+    return ops.sigmoid(gamma * deviation / sigma + beta)
+
+
+def normalization_attention_gate(
+    x,
+    gamma,
+    beta,
+    similarity="channel_mean",
+    unbiased=True,
+    epsilon=1e-5,
+    epsilon_inside_sqrt=False,
+    data_format="channels_last",
+    embedding=None,
+):
+    """The gate of the NA module (equations 4 to 9 without the final product).
+
+    Args:
+        x: floating tensor (b, h, w, c), or (b, c, h, w) with `data_format="channels_first"`; h and w may be unknown.
+        gamma, beta: tensors of shape (1,).
+        similarity, unbiased, epsilon, epsilon_inside_sqrt, data_format: see `NormalizationAttention`.
+        embedding: None, or (key, query), each ((kernel, bias), (kernel, bias)) with kernels (k, k, 1, 1) and
+            biases (1,); used with `similarity="channel_mean"` only.
+
+    Returns:
+        Tensor (b, 1, 1, c) or (b, c, 1, 1), float32 (float64 for float64 x on TensorFlow), values in (0, 1).
+    """
+    dtype = keras.backend.result_type(x.dtype, "float32")
+    x, gamma, beta = (ops.cast(value, dtype) for value in (x, gamma, beta))
+    channel_axis, position_axes = (3, (1, 2)) if data_format == "channels_last" else (1, (2, 3))
+    height, width = (x.shape[axis] for axis in position_axes)
+    if similarity is None or height == width == 1:  # one position has all the weight
+        context = ops.mean(x, axis=position_axes, keepdims=True)
+    else:
+        if embedding is None:
+            scores = similarity_scores(x, similarity, channel_axis, position_axes)
+        else:
+            # With one channel, moving it is a reshape; convolutions want it last on every device.
+            position = ops.expand_dims(ops.mean(x, axis=channel_axis), -1)
+            scores = embedded_scores(position, *embedding)
+            if data_format == "channels_first":
+                scores = ops.moveaxis(scores, 3, 1)
+        # A product and a sum, not a matrix product: accelerators may round the operands of the latter
+        # to fewer bits than float32 has (TensorFloat-32, bfloat16 passes).
+        context = ops.sum(x * softmax_over_positions(scores), axis=position_axes, keepdims=True)
+    return normalized_gate(context, gamma, beta, channel_axis, unbiased, epsilon, epsilon_inside_sqrt)
+
+
+def normalization_attention(x, gamma, beta, **options):
+    """The NA module as a function: x times its gate, in the shape and dtype of x.
+
+    Args and options as in `normalization_attention_gate`.
+    """
+    return x * ops.cast(normalization_attention_gate(x, gamma, beta, **options), x.dtype)
+
+
+@keras.saving.register_keras_serializable(package="na_keras")
+class NormalizationAttention(keras.layers.Layer):
+    """Scales each channel by a gate computed from its normalised global context, with two parameters.
+
+    Source: "Attention meets Normalization and Beyond", equations 4 to 9, as the authors' code computes them; how
+    the two differ is at the head of this file. A fresh layer multiplies by sigmoid(1) = 0.731.
+
+    >>> layer = NormalizationAttention()
+    >>> layer(keras.ops.ones((2, 7, 7, 16))).shape
+    (2, 7, 7, 16)
+    >>> layer.count_params()
+    2
+
+    The paper taken literally:
+    `NormalizationAttention(similarity="l1", unbiased=False, epsilon_inside_sqrt=True)`.
+
+    Args:
+        similarity: what a position's weight in the global context depends on. `"channel_mean"`: the distance of
+            its channel mean from the mean of all positions (released code). `"l1"`: equation 5. `"squared"` and
+            `"dot"`: the alternatives named below it. `None`: equal weights (Table 3).
+        embedding_kernel_size: None, or the odd kernel size of Table 2's embedding (there 3): four convolutions on
+            the channel-mean map, 4 * (k * k + 1) more parameters. Needs `similarity="channel_mean"`.
+        unbiased: divide the channel variance by C - 1 (released code); False: by C (equation 7).
+        epsilon: positive float for numerical stability.
+        epsilon_inside_sqrt: False: std + epsilon (released code); True: sqrt(variance + epsilon) (equation 7).
+        gamma_initializer, beta_initializer: for the scalar weights of equation 8, each of shape (1,).
+        gamma_regularizer, beta_regularizer, gamma_constraint, beta_constraint: as in Keras' normalisation layers.
+        data_format: `"channels_last"` or `"channels_first"`; by default `keras.config.image_data_format()`.
+        **kwargs: `name`, `dtype`, `trainable`.
+
+    Input and output: (batch, height, width, channels), or (batch, channels, height, width) with
+    `"channels_first"`, in the layer's compute dtype. Height and width may be unknown; channels may not. The gate
+    itself is computed in float32 under any mixed-precision policy.
+
+    Raises:
+        ValueError: at construction, an unknown similarity or data format, an epsilon that is not positive, an even
+            kernel size, an embedding with another similarity. On the first call, an input whose rank is not 4 or
+            whose channel count is unknown, or is 1 with `unbiased=True` (its sample deviation is 0 / 0).
+    """
+
+    def __init__(
+        self,
+        similarity="channel_mean",
+        embedding_kernel_size=None,
+        unbiased=True,
+        epsilon=1e-5,
+        epsilon_inside_sqrt=False,
+        gamma_initializer="zeros",
+        beta_initializer="ones",
+        gamma_regularizer=None,
+        beta_regularizer=None,
+        gamma_constraint=None,
+        beta_constraint=None,
+        data_format=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if similarity not in SIMILARITIES:
+            raise ValueError(f"similarity must be one of {SIMILARITIES}. Received: {similarity!r}")
+        if embedding_kernel_size is not None:
+            size = embedding_kernel_size
+            if not isinstance(size, int) or size < 1 or size % 2 == 0:
+                raise ValueError(
+                    "embedding_kernel_size must be None or an odd positive integer, so that the kernel has "
+                    f"a centre. Received: {embedding_kernel_size!r}"
+                )
+            if similarity != "channel_mean":
+                raise ValueError(
+                    "embedding_kernel_size is defined on the channel-mean map (Table 2): use it with "
+                    f'similarity="channel_mean" or leave it None. Received: similarity={similarity!r}'
+                )
+        if not epsilon > 0:
+            raise ValueError(
+                f"epsilon must be positive: a context with equal channels has deviation 0. Received: {epsilon}"
+            )
+        self.similarity = similarity
+        self.embedding_kernel_size = embedding_kernel_size
+        self.unbiased = unbiased
+        self.epsilon = epsilon
+        self.epsilon_inside_sqrt = epsilon_inside_sqrt
+        self.gamma_initializer = initializers.get(gamma_initializer)
+        self.beta_initializer = initializers.get(beta_initializer)
+        self.gamma_regularizer = keras.regularizers.get(gamma_regularizer)
+        self.beta_regularizer = keras.regularizers.get(beta_regularizer)
+        self.gamma_constraint = keras.constraints.get(gamma_constraint)
+        self.beta_constraint = keras.constraints.get(beta_constraint)
+        self.data_format = keras.config.image_data_format() if data_format is None else data_format
+        if self.data_format not in ("channels_last", "channels_first"):
+            raise ValueError(f'data_format must be "channels_last" or "channels_first". Received: {data_format!r}')
+
+    def build(self, input_shape):
+        """Creates gamma and beta, shape (1,), and the embedding's kernels and biases if there is one."""
+        if len(input_shape) != 4:
+            raise ValueError(
+                "NormalizationAttention takes a batch of feature maps, rank 4. "
+                f"Received: input_shape={tuple(input_shape)}"
+            )
+        channels = input_shape[self._channel_axis]
+        if channels is None:
+            raise ValueError(
+                "NormalizationAttention needs to know the number of channels. Received: "
+                f"input_shape={tuple(input_shape)}, data_format={self.data_format!r}"
+            )
+        if channels == 1 and self.unbiased:
+            raise ValueError(
+                "The sample standard deviation over a single channel is undefined: use unbiased=False. "
+                f"Received: input_shape={tuple(input_shape)}, data_format={self.data_format!r}"
+            )
+        self.gamma = self.add_weight(
+            shape=(1,),
+            name="gamma",
+            initializer=self.gamma_initializer,
+            regularizer=self.gamma_regularizer,
+            constraint=self.gamma_constraint,
+        )
+        self.beta = self.add_weight(
+            shape=(1,),
+            name="beta",
+            initializer=self.beta_initializer,
+            regularizer=self.beta_regularizer,
+            constraint=self.beta_constraint,
+        )
+        self.embedding = None
+        if self.embedding_kernel_size is not None:
+            self.embedding = tuple(
+                tuple(self._convolution_weights(f"{role}_{order}") for order in (1, 2)) for role in ("key", "query")
+            )
+        self.input_spec = keras.layers.InputSpec(ndim=4, axes={self._channel_axis: channels})
+
+    def _convolution_weights(self, name):
+        size = self.embedding_kernel_size
+        kernel = self.add_weight(
+            shape=(size, size, 1, 1),
+            name=f"{name}_kernel",
+            # The authors' initialisation loop reaches these convolutions: kaiming_normal, fan_out.
+            initializer=initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal"),
+        )
+        bias = self.add_weight(
+            shape=(1,),
+            name=f"{name}_bias",
+            initializer=initializers.RandomUniform(-1 / size, 1 / size),  # torch's default, 1/sqrt(fan_in)
+        )
+        return kernel, bias
+
+    @property
+    def _channel_axis(self):
+        return 3 if self.data_format == "channels_last" else 1
+
+    def gate(self, x):
+        """The factors that `call` multiplies x by: (b, 1, 1, c) or (b, c, 1, 1), float32, in (0, 1)."""
+        return normalization_attention_gate(x, self.gamma, self.beta, **self._options())
+
+    def call(self, x):
+        """Returns x times its gate, in the shape and dtype of x."""
+        return normalization_attention(x, self.gamma, self.beta, **self._options())
+
+    def _options(self):
+        return {
+            "similarity": self.similarity,
+            "unbiased": self.unbiased,
+            "epsilon": self.epsilon,
+            "epsilon_inside_sqrt": self.epsilon_inside_sqrt,
+            "data_format": self.data_format,
+            "embedding": self.embedding,
+        }
+
+    def compute_output_shape(self, input_shape):
+        """The input shape."""
+        return input_shape
+
+    def get_config(self):
+        """All constructor arguments as plain values."""
+        return {
+            **super().get_config(),
+            "similarity": self.similarity,
+            "embedding_kernel_size": self.embedding_kernel_size,
+            "unbiased": self.unbiased,
+            "epsilon": self.epsilon,
+            "epsilon_inside_sqrt": self.epsilon_inside_sqrt,
+            "gamma_initializer": initializers.serialize(self.gamma_initializer),
+            "beta_initializer": initializers.serialize(self.beta_initializer),
+            "gamma_regularizer": keras.regularizers.serialize(self.gamma_regularizer),
+            "beta_regularizer": keras.regularizers.serialize(self.beta_regularizer),
+            "gamma_constraint": keras.constraints.serialize(self.gamma_constraint),
+            "beta_constraint": keras.constraints.serialize(self.beta_constraint),
+            "data_format": self.data_format,
+        }
