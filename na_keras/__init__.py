@@ -1,0 +1,41 @@
+"""Attention modules for convolutional networks, as Keras 3 layers and functional networks.
+
+    from na_keras import NormalizationAttention, NAResNet50
+
+Importing this package needs keras and numpy only. Modules built on TensorFlow (`na_keras.preprocessing`,
+`na_keras.data`) are imported by name.
+"""
+
+from na_keras.layers import ATTENTION, NormalizationAttention, get_attention
+from na_keras.models import (
+    MobileNetV2,
+    NAMobileNetV2,
+    NAResNet50,
+    ResNet18,
+    ResNet34,
+    ResNet50,
+    ResNet101,
+    ResNet152,
+    decode_predictions,
+    preprocess_input,
+)
+from na_keras.optimizers import TorchSGD
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ATTENTION",
+    "MobileNetV2",
+    "NAMobileNetV2",
+    "NAResNet50",
+    "NormalizationAttention",
+    "ResNet101",
+    "ResNet152",
+    "ResNet18",
+    "ResNet34",
+    "ResNet50",
+    "TorchSGD",
+    "decode_predictions",
+    "get_attention",
+    "preprocess_input",
+]

@@ -1,0 +1,31 @@
+"""The layer, network and optimizer tests once more on Keras' other backends, each in a process of its own."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import pytest
+
+from programs import ROOT
+
+PORTABLE = ["test_layers_normalization_attention.py", "test_models.py", "test_optimizers.py"]
+# Of the networks' tests, those that compute: the others look at shapes and messages, the same on every backend.
+LEFT_OUT = (
+    "test_models and (trainable_parameters or names or stage_outputs or refused or initial_weights or decode or heads)"
+)
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_layers_and_networks_pass_on(backend):
+    if importlib.util.find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed")
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-k", f"not ({LEFT_OUT})", *(f"tests/{name}" for name in PORTABLE)],
+        cwd=ROOT,
+        env={**os.environ, "KERAS_BACKEND": backend},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-2000:]
+    assert " passed" in result.stdout

@@ -1,0 +1,284 @@
+"""The builders: the paper's parameter counts, PyTorch's geometry, keras.applications' habits, clear errors."""
+
+import functools
+import inspect
+import json
+import math
+
+import keras
+import numpy as np
+import pytest
+
+import na_keras
+from na_keras import (
+    MobileNetV2,
+    NAMobileNetV2,
+    NAResNet50,
+    NormalizationAttention,
+    ResNet18,
+    ResNet34,
+    ResNet50,
+    ResNet101,
+    ResNet152,
+)
+
+
+def trainable(model):
+    return sum(math.prod(weight.shape) for weight in model.trainable_weights)
+
+
+def randomize(model):
+    """Weights that make every mistake visible: no unit scale, no zero shift, NA's gamma away from 0."""
+    rng = np.random.default_rng(0)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            size = layer.gamma.shape
+            low, high = 0.5, 1.5
+            layer.set_weights(
+                [
+                    rng.uniform(low, high, size),
+                    rng.normal(0, 0.2, size),
+                    rng.normal(0, 0.2, size),
+                    rng.uniform(low, high, size),
+                ]
+            )
+        if isinstance(layer, NormalizationAttention):
+            layer.set_weights([rng.normal(0, 1, (1,)), rng.normal(0, 1, (1,))])
+
+
+# Table 1 ("25.557M", "3.505M", +32, +34) in full; the others are torchvision's.
+@pytest.mark.parametrize(
+    ("builder", "count"),
+    [
+        (ResNet50, 25_557_032),
+        (NAResNet50, 25_557_032 + 32),
+        (MobileNetV2, 3_504_872),
+        (NAMobileNetV2, 3_504_872 + 34),
+        (functools.partial(ResNet50, attention="na_embedding"), 25_557_704),
+        (functools.partial(ResNet50, attention="na_mean"), 25_557_064),
+        (ResNet18, 11_689_512),
+        (ResNet34, 21_797_672),
+        (ResNet101, 44_549_160),
+        (ResNet152, 60_192_808),
+    ],
+)
+def test_trainable_parameters_are_the_published_ones(builder, count):
+    assert trainable(builder()) == count
+
+
+@pytest.mark.parametrize(
+    ("builder", "oracle", "size"), [(NAResNet50, "resnet50", 64), (NAMobileNetV2, "mobilenet_v2", 96)]
+)
+def test_logits_equal_pytorchs_geometry(builder, oracle, size):
+    """Even sizes: with odd ones "same" padding and PyTorch's agree, and a mistake would not show."""
+    networks = pytest.importorskip("reference_networks", reason="the oracle needs jax")
+    model = builder(input_shape=(size, size + 32, 3), classes=10, classifier_activation=None)
+    randomize(model)
+    images = np.random.default_rng(1).uniform(0, 255, (2, size, size + 32, 3)).astype("float32")
+    logits = model.predict(images, verbose=0)
+    expected = getattr(networks, oracle)(images, networks.weights_of(model))
+    # The measured differences between float32 programs are 5e-5 of the logits' spread; every mistake of geometry,
+    # epsilon or placement that can be seen at all makes .01 or more.
+    assert np.abs(logits - expected).max() < 2e-4 * np.abs(expected).max()
+
+
+def test_uint8_images_are_taken_as_they_are():
+    model = NAMobileNetV2(input_shape=(32, 32, 3), alpha=0.35, classes=4)
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), "uint8")
+    np.testing.assert_array_equal(model.predict(images, verbose=0), model.predict(images.astype("float32"), verbose=0))
+
+
+@pytest.mark.parametrize("builder", [ResNet18, functools.partial(MobileNetV2, alpha=0.35)])
+def test_preprocess_input_is_what_the_graph_does_without_it(builder):
+    images = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype("float32")
+    inside = builder(input_shape=(32, 32, 3), classes=4, name="inside")
+    outside = builder(input_shape=(32, 32, 3), classes=4, include_preprocessing=False, name="outside")
+    trained = [w for layer in inside.layers if layer.name != "normalization" for w in layer.get_weights()]
+    outside.set_weights(trained)
+    np.testing.assert_allclose(
+        inside.predict(images, verbose=0),
+        outside.predict(na_keras.preprocess_input(images.copy()), verbose=0),
+        atol=1e-5,
+    )
+
+
+@pytest.mark.parametrize(
+    ("builder", "channels"),
+    [
+        (NAResNet50, (256, 512, 1024, 2048)),
+        (ResNet18, (64, 128, 256, 512)),
+        (NAMobileNetV2, (24, 32, 96, 320)),
+    ],
+)
+def test_stage_outputs_can_be_asked_for_by_name(builder, channels):
+    model = builder(include_top=False, input_shape=(64, 96, 3))
+    for level, (stride, width) in enumerate(zip((4, 8, 16, 32), channels, strict=True), start=2):
+        assert model.get_layer(f"C{level}").output.shape == (None, 64 // stride, 96 // stride, width)
+
+
+def test_heads_follow_keras_applications():
+    build = functools.partial(MobileNetV2, alpha=0.35)
+    assert build(include_top=False).output_shape == (None, None, None, 1280)
+    assert build(include_top=False, pooling="avg").output_shape == (None, 1280)
+    assert build(include_top=False, pooling="max").layers[-1].name == "max_pool"
+    model = build(classes=7, classifier_activation=None, input_shape=(None, None, 3), attention="na")
+    x = np.zeros((1, 40, 50, 3), "float32")
+    assert model.predict(x, verbose=0).shape == (1, 7)
+    assert "dropout" in [layer.name for layer in model.layers]
+    assert "dropout" not in [layer.name for layer in build(dropout_rate=0.0).layers]
+
+
+@pytest.mark.parametrize("builder", [ResNet50, NAResNet50])
+def test_argument_names_and_order_are_those_of_keras_applications_resnet(builder):
+    theirs = list(inspect.signature(keras.applications.ResNet50).parameters)
+    ours = inspect.signature(builder).parameters
+    assert list(ours)[: len(theirs)] == theirs
+    assert ours["name"].default == ("na_resnet50" if builder is NAResNet50 else "resnet50")
+    with pytest.raises(TypeError, match="depth"):
+        builder(depth=18)
+
+
+@pytest.mark.parametrize("builder", [MobileNetV2, NAMobileNetV2])
+def test_argument_names_and_order_are_those_of_keras_applications_mobilenet_v2(builder):
+    theirs = list(inspect.signature(keras.applications.MobileNetV2).parameters)
+    assert list(inspect.signature(builder).parameters)[: len(theirs)] == theirs
+
+
+def test_layer_names_are_deterministic():
+    names = [[layer.name for layer in NAMobileNetV2().layers] for _ in range(2)]
+    assert names[0] == names[1]
+    for name in ("expanded_conv_attention", "block_16_attention", "block_3_depthwise", "Conv_1", "predictions"):
+        assert name in names[0]
+    attention = [layer.name for layer in NAResNet50().layers if isinstance(layer, NormalizationAttention)]
+    assert attention[0] == "conv2_block1_attention" and attention[-1] == "conv5_block3_attention"
+    assert len(attention) == 16
+
+
+def test_attention_takes_any_layer_of_the_users():
+    @keras.saving.register_keras_serializable("test")
+    class Halve(keras.layers.Layer):
+        def call(self, x):
+            return x / 2
+
+    model = ResNet18(attention=Halve, include_top=False, input_shape=(32, 32, 3))
+    assert sum(isinstance(layer, Halve) for layer in model.layers) == 8
+    model = MobileNetV2(
+        attention=functools.partial(NormalizationAttention, similarity=None), input_shape=(32, 32, 3), alpha=0.35
+    )
+    assert {layer.similarity for layer in model.layers if isinstance(layer, NormalizationAttention)} == {None}
+    calls = []
+    ResNet18(attention=lambda name: calls.append(name) or Halve(name=name), input_shape=(32, 32, 3))
+    assert calls[:2] == ["conv2_block1_attention", "conv2_block2_attention"] and len(calls) == 8
+
+
+def test_input_tensor_continues_the_users_graph():
+    image = keras.Input((40, 40, 1))
+    model = ResNet18(input_tensor=keras.layers.Concatenate()([image] * 3), include_top=False, pooling="avg")
+    assert keras.Model(image, model(keras.layers.Concatenate()([image] * 3))).output_shape == (None, 512)
+
+
+@pytest.mark.parametrize("builder", [NAResNet50, functools.partial(NAMobileNetV2, alpha=0.35)])
+def test_saved_network_loads_with_the_same_output(builder, tmp_path):
+    model = builder(input_shape=(32, 32, 3), classes=5)
+    randomize(model)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    images = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype("float32")
+    np.testing.assert_array_equal(model.predict(images, verbose=0), loaded.predict(images, verbose=0))
+    assert loaded.get_layer("C4").output.shape == model.get_layer("C4").output.shape
+
+
+def test_weights_takes_the_path_of_a_file(tmp_path):
+    model = ResNet18(input_shape=(32, 32, 3), classes=5)
+    model.save_weights(tmp_path / "trained.weights.h5")
+    loaded = ResNet18(input_shape=(32, 32, 3), classes=5, weights=tmp_path / "trained.weights.h5")
+    for ours, theirs in zip(loaded.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_channels_first_has_the_same_weights_and_names():
+    keras.config.set_image_data_format("channels_first")
+    try:
+        model = NAMobileNetV2(alpha=0.35, input_shape=(3, 64, 64))
+        resnet = NAResNet50(input_shape=(3, 64, 64), include_top=False)
+    finally:
+        keras.config.set_image_data_format("channels_last")
+    other = NAMobileNetV2(alpha=0.35, input_shape=(64, 64, 3))
+    assert [(w.path, tuple(w.shape)) for w in model.weights[:200]] == [
+        (w.path, tuple(w.shape)) for w in other.weights[:200]
+    ]
+    assert resnet.get_layer("C5").output.shape == (None, 2048, 2, 2)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision_keeps_weights_normalisation_and_classifier_in_float32(policy):
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = NAMobileNetV2(alpha=0.35, input_shape=(32, 32, 3), classes=4)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    images = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype("float32")
+    assert model.predict(images, verbose=0).dtype == np.float32
+    assert {keras.backend.standardize_dtype(w.dtype) for w in model.trainable_weights} == {"float32"}
+    assert model.get_layer("block_5_attention").compute_dtype == policy.removeprefix("mixed_")
+
+
+def test_initial_weights_have_the_authors_scale():
+    model = NAMobileNetV2()
+    depthwise = np.array(model.get_layer("block_8_depthwise").kernel)  # 384 channels
+    assert depthwise.std() == pytest.approx(np.sqrt(2 / (9 * 384)), rel=0.05)
+    expand = np.array(model.get_layer("block_8_expand").kernel)
+    assert expand.std() == pytest.approx(np.sqrt(2 / 384), rel=0.05)
+    assert np.array(model.get_layer("predictions").kernel).std() == pytest.approx(0.01, rel=0.05)
+    predictions = NAResNet50().get_layer("predictions")
+    for weight in predictions.get_weights():
+        assert np.abs(weight).max() <= 2048**-0.5 and weight.std() == pytest.approx((3 * 2048) ** -0.5, rel=0.1)
+
+
+def test_decode_predictions_names_the_best_classes_first(monkeypatch):
+    from keras.src.applications import imagenet_utils  # its class index is otherwise fetched from the network
+
+    index = {str(i): [f"n{i:08d}", f"name_{i}"] for i in range(1000)}
+    monkeypatch.setattr(imagenet_utils, "CLASS_INDEX", json.loads(json.dumps(index)))
+    scores = np.zeros((1, 1000), "float32")
+    scores[0, [3, 7]] = 0.25, 0.75
+    assert na_keras.decode_predictions(scores, top=2)[0] == [
+        ("n00000007", "name_7", 0.75),
+        ("n00000003", "name_3", 0.25),
+    ]
+    with pytest.raises(ValueError, match="1000"):
+        na_keras.decode_predictions(scores[:, :10])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"attention": "sesame"}, "attention must be None, one of .*'na'.*Received: 'sesame'"),
+        ({"attention": NormalizationAttention()}, "a class or a function, not a layer"),
+        ({"weights": "imagenet"}, "authors published no weights"),
+        ({"input_shape": (16, 16, 3)}, "at least 32"),
+        ({"input_shape": (32, 32)}, "one image's shape"),
+        ({"input_shape": (32, 32, 1)}, "include_preprocessing=False"),
+        ({"input_shape": (32, 32, None)}, "channels must be known"),
+        ({"classes": 0}, "positive integer. Received: classes=0"),
+        ({"include_top": False, "pooling": "mean"}, "Received: pooling='mean'"),
+        ({"input_tensor": np.zeros((1, 32, 32, 3))}, "output of keras.Input"),
+        ({"input_tensor": keras.Input((32, 32, 3)), "input_shape": (64, 64, 3)}, "disagree"),
+    ],
+)
+@pytest.mark.parametrize("builder", [ResNet18, MobileNetV2])
+def test_bad_arguments_are_refused_before_any_work(builder, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        builder(**arguments)
+
+
+def test_alpha_must_be_positive():
+    with pytest.raises(ValueError, match="alpha must be positive. Received: alpha=0"):
+        MobileNetV2(alpha=0)
+
+
+def test_width_multiplier_rounds_to_multiples_of_eight():
+    from na_keras.models.mobilenet_v2 import scaled
+
+    assert [scaled(c, 0.35) for c in (16, 24, 32, 64, 96, 160, 320)] == [8, 8, 16, 24, 32, 56, 112]
+    assert scaled(1280, 1.4) == 1792
