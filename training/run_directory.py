@@ -1,0 +1,124 @@
+"""The folder of a run: what decided it, what it has reached, what it made.
+
+recipe.json        the resolved recipe, written before the first step; a resumed run must have the same
+environment.json   versions, command line, commit, devices, written before the first step, one entry per start
+labels.txt         class names, one a line
+history.csv        one row per epoch; holds nothing that depends on the clock, so equal runs have equal files
+checkpoints/       the two newest checkpoints
+tensorboard/       logs, with learning rate and images/s
+curves.png         the history as a picture
+model.keras        the trained network; its presence says that the run is finished
+"""
+
+import csv
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+
+RECIPE, ENVIRONMENT, LABELS, HISTORY = "recipe.json", "environment.json", "labels.txt", "history.csv"
+CURVES, MODEL, CHECKPOINTS, TENSORBOARD = "curves.png", "model.keras", "checkpoints", "tensorboard"
+PACKAGES = ("na-keras", "keras", "tensorflow", "numpy", "tensorflow-datasets")
+
+
+def write_atomically(path, text):
+    """Writes beside the target and renames: readers see the old text or the new, never half of it."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def as_json(recipe_name, recipe):
+    """The recipe as it is stored: tuples are lists there."""
+    return json.loads(json.dumps({"recipe": recipe_name, **dataclasses.asdict(recipe)}))
+
+
+def default_directory(recipe_name):
+    """A fresh folder under runs/, named after the recipe and the time."""
+    return pathlib.Path("runs") / f"{recipe_name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+
+
+def check(directory, recipe_name, recipe):
+    """Whether `directory` holds an unfinished run of this recipe (True) or nothing yet (False).
+
+    Raises:
+        FileExistsError: a finished run, or files that are not a run's.
+        ValueError: an unfinished run of a different recipe; the message shows the differences.
+    """
+    if not directory.exists() or not any(directory.iterdir()):
+        return False
+    if (directory / MODEL).exists():
+        raise FileExistsError(f"{directory} holds a finished run ({MODEL}); it is kept. Choose another --run-dir.")
+    if not (directory / RECIPE).exists():
+        raise FileExistsError(
+            f"{directory} is not empty and holds no run ({RECIPE} is missing); it is kept. Choose another --run-dir."
+        )
+    stored, asked = json.loads((directory / RECIPE).read_text()), as_json(recipe_name, recipe)
+    differences = [
+        f"  {key}: {stored.get(key)!r} there, {asked.get(key)!r} asked for"
+        for key in sorted({*stored, *asked})
+        if stored.get(key) != asked.get(key)
+    ]
+    if differences:
+        raise ValueError(
+            f"{directory} holds an unfinished run of another recipe; it is kept. Resume with the same command line, "
+            "or choose another --run-dir. Differences:\n" + "\n".join(differences)
+        )
+    return True
+
+
+def commit():
+    """The checkout's git commit, with "+" if files differ from it; None outside git."""
+    root = pathlib.Path(__file__).parent
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--dirty=+"], cwd=root, capture_output=True, text=True
+        )
+    except FileNotFoundError:  # no git on this machine
+        return None
+    return described.stdout.strip() or None
+
+
+def environment(strategy):
+    """What a reader needs to know to repeat the run."""
+    return {
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "commit": commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "strategy": type(strategy).__name__,
+        "replicas": strategy.num_replicas_in_sync,
+    }
+
+
+def start(directory, recipe_name, recipe, strategy, class_names):
+    """Writes what decides the run. A resumed run adds an entry to environment.json and changes nothing else."""
+    directory.mkdir(parents=True, exist_ok=True)
+    starts = directory / ENVIRONMENT
+    earlier = json.loads(starts.read_text()) if starts.exists() else []
+    write_atomically(starts, json.dumps([*earlier, environment(strategy)], indent=2) + "\n")
+    write_atomically(directory / LABELS, "".join(f"{name}\n" for name in class_names))
+    # Last: with this file the folder counts as a run.
+    write_atomically(directory / RECIPE, json.dumps(as_json(recipe_name, recipe), indent=2) + "\n")
+
+
+def read_history(directory, epochs):
+    """The first `epochs` rows of history.csv, as dictionaries of strings."""
+    path = directory / HISTORY
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [row for row in csv.DictReader(file) if int(row["epoch"]) <= epochs]
+
+
+def write_history(directory, rows):
+    """Replaces history.csv by these rows, all with the same keys."""
+    lines = [",".join(rows[0]), *(",".join(str(value) for value in row.values()) for row in rows)]
+    write_atomically(directory / HISTORY, "\n".join(lines) + "\n")
