@@ -1,0 +1,131 @@
+"""Asks an exported model what is on an image: through TF Serving's REST interface, or in this process.
+
+    python export/serving_client.py --saved-model exported/demo --image photo.jpg
+    python export/serving_client.py --url http://localhost:8501/v1/models/demo --image photo.jpg other.png
+
+The REST form needs Python's standard library only: copy this file to wherever the client runs.
+"""
+
+import argparse
+import base64
+import json
+import os
+import pathlib
+import sys
+import urllib.error
+import urllib.request
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+SIGNATURE = "serve_bytes"
+# How the formats that the exported graph decodes begin.
+MAGIC = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n", "GIF": b"GIF8", "BMP": b"BM", "WebP": b"RIFF"}
+
+
+class ClientError(Exception):
+    """Something the person at the command line can mend; the message says what."""
+
+
+def read_image(path):
+    """The bytes of an image file, checked for a known beginning.
+
+    Raises:
+        ClientError: no such file, an empty one, or none of the known formats.
+    """
+    if not path.is_file():
+        raise ClientError(f"No image at {path}.")
+    data = path.read_bytes()
+    if not any(data.startswith(magic) for magic in MAGIC.values()):
+        raise ClientError(
+            f"{path} is not an image: expected {', '.join(MAGIC)}; received {len(data)} bytes, the first {data[:8]!r}."
+        )
+    return data
+
+
+def from_rest(url, images, timeout):
+    """One answer {"classes", "scores", "labels"} per image, from TF Serving's REST interface.
+
+    Args:
+        url: of the model, http://HOST:8501/v1/models/NAME, optionally with /versions/N.
+        images: encoded images (bytes).
+        timeout: seconds.
+    """
+    body = {
+        "signature_name": SIGNATURE,
+        "instances": [{"b64": base64.b64encode(data).decode()} for data in images],
+    }
+    request = urllib.request.Request(
+        f"{url.rstrip('/')}:predict", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as response:
+            return json.load(response)["predictions"]
+    except urllib.error.HTTPError as error:
+        raise ClientError(
+            f"The server refused ({error.code}): {error.read().decode(errors='replace')[:500]}"
+        ) from error
+    except (OSError, ValueError) as error:  # no connection or time-out; an answer that is not JSON or a bad URL
+        raise ClientError(f"No answer from {url}: {error}") from error
+
+
+def newest_version(path):
+    """The version folder to load: `path` itself, or the highest number in it, as a server chooses."""
+    if (path / "saved_model.pb").exists():
+        return path
+    versions = [child for child in path.glob("*") if child.name.isdigit() and (child / "saved_model.pb").exists()]
+    if not versions:
+        raise ClientError(f"No SavedModel in {path}: expected saved_model.pb there or in a numbered folder.")
+    return max(versions, key=lambda child: int(child.name))
+
+
+def from_saved_model(path, images):
+    """The same answers from a SavedModel run in this process."""
+    import tensorflow as tf
+
+    signature = tf.saved_model.load(str(newest_version(path))).signatures[SIGNATURE]
+    try:
+        answer = {name: value.numpy() for name, value in signature(image_bytes=tf.constant(images)).items()}
+    except tf.errors.InvalidArgumentError as error:
+        raise ClientError(f"An image could not be decoded: {error.message.splitlines()[0]}") from error
+    return [
+        {
+            "classes": answer["classes"][i].tolist(),
+            "scores": answer["scores"][i].tolist(),
+            "labels": [label.decode() for label in answer["labels"][i]],
+        }
+        for i in range(len(images))
+    ]
+
+
+def parse_arguments(argv):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--saved-model", type=pathlib.Path, help="an export's folder, or one version in it")
+    where.add_argument("--url", help="of the model at a server: http://HOST:8501/v1/models/NAME")
+    parser.add_argument("--image", type=pathlib.Path, nargs="+", required=True, help="image files")
+    parser.add_argument("--top", type=int, default=3, help="classes to print (default: %(default)s)")
+    parser.add_argument(
+        "--timeout", type=float, default=30.0, help="seconds to wait for a server (default: %(default)s)"
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    arguments = parse_arguments(argv)
+    try:
+        images = [read_image(path) for path in arguments.image]
+        if arguments.url:
+            answers = from_rest(arguments.url, images, arguments.timeout)
+        else:
+            answers = from_saved_model(arguments.saved_model, images)
+    except ClientError as error:
+        sys.exit(f"serving_client.py: {error}")
+    for path, answer in zip(arguments.image, answers, strict=True):
+        print(path)
+        best = list(zip(answer["labels"], answer["scores"], strict=True))[: arguments.top]
+        for label, score in best:
+            print(f"  {100 * score:5.1f} %  {label}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,246 @@
+"""export_model.py and verify.py: what is published, and what is never published."""
+
+import hashlib
+import json
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import deploy
+import export_model
+import savedmodel
+import verify
+from na_keras import NAMobileNetV2, NormalizationAttention, preprocessing
+from programs import ROOT
+
+LABELS = ["zero", "one", "two", "three", "four", "five", "six"]
+
+
+def small_network(size, activation="softmax", include_top=True):
+    """Convolution, batch norm and NA twice, and a classifier: all kinds of layers that the networks have."""
+    image = keras.Input((size, size, 3), name="images")
+    x = keras.layers.Normalization(-1, (124, 116, 104), (3400, 3300, 3300), dtype="float32")(image)
+    for filters in (8, 16):
+        x = keras.layers.ReLU()(keras.layers.BatchNormalization()(keras.layers.Conv2D(filters, 3, 2)(x)))
+        x = NormalizationAttention()(x)
+    if include_top:
+        x = keras.layers.GlobalAveragePooling2D()(x)
+        x = keras.layers.Dense(len(LABELS), activation, dtype="float32", name="predictions")(x)
+    return keras.Model(image, x, name="small")
+
+
+def make_run(folder, size=48, resize=56, policy="float32", build=small_network, **options):
+    """A run directory with a network in which every weight matters and no answer is certain."""
+    keras.utils.set_random_seed(0)
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = build(size, **options)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    rng = np.random.default_rng(0)
+    for layer in model.layers:
+        if isinstance(layer, NormalizationAttention):
+            layer.set_weights([rng.normal(0, 1, (1,)), rng.normal(0, 1, (1,))])
+        if isinstance(layer, keras.layers.BatchNormalization):
+            scale, shift, mean, variance = rng.uniform(0.5, 1.5, (4, layer.gamma.shape[0]))
+            layer.set_weights([scale, shift - 1, mean - 1, variance])
+        if layer.name == "predictions":
+            layer.set_weights([3 * weight for weight in layer.get_weights()])
+    folder.mkdir()
+    model.save(folder / "model.keras")
+    (folder / "labels.txt").write_text("\n".join(LABELS) + "\n")
+    (folder / "recipe.json").write_text(json.dumps({"size": size, "evaluation_resize": resize, "dataset": "digits"}))
+    return folder / "model.keras"
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("run") / "run")
+
+
+@pytest.fixture(scope="module")
+def exported(model_file, tmp_path_factory):
+    """The base folder of an export with one version."""
+    output = tmp_path_factory.mktemp("export") / "model"
+    export_model.main(["--model", str(model_file), "--output", str(output), "--top", "3"])
+    return output
+
+
+def picture(shape=(60, 90), seed=0):
+    coarse = np.random.default_rng(seed).uniform(0, 255, (1, 5, 5, 3))
+    return tf.cast(tf.clip_by_value(tf.image.resize(coarse, shape, "bicubic")[0], 0, 255), tf.uint8)
+
+
+def test_a_version_holds_everything_and_its_manifest_is_true(exported, model_file):
+    assert [path.name for path in exported.iterdir()] == ["1"]
+    version = exported / "1"
+    manifest = json.loads((version / "manifest.json").read_text())
+    for name, digest in manifest["files"].items():
+        assert hashlib.sha256((version / name).read_bytes()).hexdigest() == digest, name
+    on_disk = {str(path.relative_to(version)) for path in version.rglob("*") if path.is_file()}
+    assert set(manifest["files"]) == on_disk - {"manifest.json"}
+    assert {"saved_model.pb", "labels.txt", "tflite/model_float32.tflite"} <= on_disk
+    assert manifest["model"]["sha256"] == hashlib.sha256(model_file.read_bytes()).hexdigest()
+    assert manifest["preprocessing"] == {"resize": 56, "size": 48, "pixels": "RGB 0..255"}
+    checks = manifest["checks"]["largest_difference"]
+    assert set(checks) == {"serving_default", "serve_bytes", "model_float32.tflite"}
+    assert max(checks.values()) <= manifest["checks"]["tolerance"] == verify.TOLERANCE
+
+
+def test_signatures_have_the_public_names(exported):
+    signatures = tf.saved_model.load(str(exported / "1")).signatures
+    assert set(signatures) == {"serving_default", "serve_bytes"}
+    images = signatures["serving_default"].structured_input_signature[1]
+    assert images == {"images": tf.TensorSpec((None, 48, 48, 3), tf.float32, name="images")}
+    image_bytes = signatures["serve_bytes"].structured_input_signature[1]
+    assert image_bytes == {"image_bytes": tf.TensorSpec((None,), tf.string, name="image_bytes")}
+    top = {"classes": tf.int32, "scores": tf.float32, "labels": tf.string}
+    outputs = {name: {k: v.dtype for k, v in s.structured_outputs.items()} for name, s in signatures.items()}
+    assert outputs == {"serving_default": {"probabilities": tf.float32, **top}, "serve_bytes": top}
+
+
+def test_answers_are_those_of_the_keras_model_after_evaluation_preprocessing(exported, model_file):
+    model = keras.saving.load_model(model_file)
+    files = [tf.io.encode_jpeg(picture()).numpy(), tf.io.encode_png(picture((200, 50), 1)).numpy()]
+    crops = np.stack([preprocessing.evaluation_image(data, 56, 48) for data in files])
+    expected = model.predict(crops, verbose=0)
+    signatures = tf.saved_model.load(str(exported / "1")).signatures
+    for batch in (1, 2):
+        answer = signatures["serve_bytes"](image_bytes=tf.constant(files[:batch]))
+        order = np.argsort(-expected[:batch], axis=1)[:, :3]
+        np.testing.assert_array_equal(answer["classes"], order)
+        np.testing.assert_allclose(answer["scores"], np.take_along_axis(expected[:batch], order, 1), atol=1e-5)
+        assert answer["labels"].numpy().astype(str).tolist() == [[LABELS[i] for i in row] for row in order]
+        full = signatures["serving_default"](images=tf.constant(crops[:batch].astype("float32")))
+        np.testing.assert_allclose(full["probabilities"], expected[:batch], atol=1e-5)
+    assert np.ptp(expected) > 0.05  # not a network that says the same of everything
+
+
+def test_tflite_file_takes_one_raw_image_and_uses_builtins_only(exported, model_file):
+    from ai_edge_litert.interpreter import Interpreter
+
+    path = exported / "1" / "tflite" / "model_float32.tflite"
+    interpreter = Interpreter(str(path))
+    assert interpreter.get_signature_list() == {"serving_default": {"inputs": ["images"], "outputs": ["probabilities"]}}
+    image = picture((48, 48)).numpy()[None].astype("float32")
+    ours = interpreter.get_signature_runner("serving_default")(images=image)["probabilities"]
+    np.testing.assert_allclose(ours, keras.saving.load_model(model_file).predict(image, verbose=0), atol=1e-5)
+    assert b"Flex" not in path.read_bytes()
+
+
+def test_the_next_export_is_the_next_version(exported, model_file):
+    before = {path: path.read_bytes() for path in (exported / "1").rglob("*") if path.is_file()}
+    (exported / "incoming-abc").mkdir()  # what a killed export leaves
+    export_model.main(["--model", str(model_file), "--output", str(exported), "--resize", "48"])
+    assert sorted(path.name for path in exported.iterdir()) == ["1", "2", "incoming-abc"]
+    assert json.loads((exported / "2" / "manifest.json").read_text())["preprocessing"]["resize"] == 48
+    assert {path: path.read_bytes() for path in before} == before
+    # A server under another user must be able to read it.
+    assert (exported / "2").stat().st_mode & 0o055 == 0o055
+
+
+def test_artifacts_that_disagree_with_keras_are_not_published(model_file, tmp_path, monkeypatch):
+    def write_another_network(classifier, path):
+        weights = classifier.model.get_weights()
+        classifier.model.set_weights([*weights[:-1], weights[-1] + np.eye(len(LABELS))[0]])
+        genuine(classifier, path)
+        classifier.model.set_weights(weights)
+
+    genuine = savedmodel.write_savedmodel
+    monkeypatch.setattr(savedmodel, "write_savedmodel", write_another_network)
+    with pytest.raises(SystemExit, match="failed verification"):
+        export_model.main(["--model", str(model_file), "--output", str(tmp_path / "out")])
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_an_export_that_fails_leaves_no_version(model_file, tmp_path, monkeypatch):
+    import tflite
+
+    def out_of_space(classifier):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tflite, "convert", out_of_space)
+    with pytest.raises(OSError, match="No space left"):
+        export_model.main(["--model", str(model_file), "--output", str(tmp_path / "out")])
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_verification_runs_where_keras_cannot_be_imported():
+    program = (
+        "import verify; verify.forbid_keras()\n"
+        "import tensorflow as tf\n"
+        "try:\n    import keras\nexcept ImportError:\n    print('no keras', tf.constant(1).numpy())"
+    )
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT / "export", capture_output=True, text=True)
+    assert result.stdout.strip() == "no keras 1", result.stderr
+
+
+def test_verify_fails_on_a_nan():
+    assert not float("nan") <= verify.TOLERANCE
+    with pytest.raises(RuntimeError, match="Keras is loaded already"):
+        verify.forbid_keras()
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_a_network_trained_in_mixed_precision_ships_in_float32(tmp_path, policy):
+    path = make_run(tmp_path / "run", policy=policy)
+    trained = keras.saving.load_model(path)
+    copy = deploy.float32_copy(trained)
+    assert {layer.compute_dtype for layer in copy.layers} == {"float32"}
+    for one, other in zip(copy.get_weights(), trained.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    export_model.main(["--model", str(path), "--output", str(tmp_path / "out")])
+    assert (tmp_path / "out" / "1" / "saved_model.pb").exists()
+
+
+def test_na_mobilenetv2_exports_at_224(tmp_path):
+    build = lambda size: NAMobileNetV2(input_shape=(size, size, 3), classes=len(LABELS))  # noqa: E731
+    path = make_run(tmp_path / "run", size=224, resize=256, build=build)
+    export_model.main(["--model", str(path), "--output", str(tmp_path / "out")])
+    manifest = json.loads((tmp_path / "out" / "1" / "manifest.json").read_text())
+    assert manifest["preprocessing"] == {"resize": 256, "size": 224, "pixels": "RGB 0..255"}
+
+
+def refuse(model, output, *arguments):
+    with pytest.raises(SystemExit) as error:
+        export_model.main(["--model", str(model), "--output", str(output), *map(str, arguments)])
+    return str(error.value.code)
+
+
+def test_a_folder_that_holds_something_else_is_refused_and_kept(model_file, tmp_path):
+    (tmp_path / "notes.txt").write_text("irreplaceable")
+    assert "is not empty and holds notes.txt, which no export wrote; it is kept" in refuse(model_file, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    assert "is a file; it is kept" in refuse(model_file, tmp_path / "notes.txt")
+    (tmp_path / "other" / "7").mkdir(parents=True)  # a version that is not ours
+    assert "holds 7, which no export wrote" in refuse(model_file, tmp_path / "other")
+
+
+def test_bad_models_and_labels_are_refused_before_anything_is_written(model_file, tmp_path):
+    out = tmp_path / "out"
+    assert "No model file at" in refuse(tmp_path / "missing.keras", out)
+    (tmp_path / "text.keras").write_text("not a model")
+    assert "is not a Keras model file" in refuse(tmp_path / "text.keras", out)
+    (tmp_path / "labels.txt").write_text("a\nb\n")
+    assert "7 classes. Received: 2 labels" in refuse(model_file, out, "--labels", tmp_path / "labels.txt")
+    assert "No such file" in refuse(model_file, out, "--labels", tmp_path / "missing.txt")
+    assert "--resize must be at least the image size 48. Received: 40" in refuse(model_file, out, "--resize", 40)
+    logits = make_run(tmp_path / "logits", activation=None)
+    assert "ends in a softmax. Received: linear" in refuse(logits, out)
+    features = make_run(tmp_path / "features", include_top=False)
+    assert "Expected a classifier from images" in refuse(features, out)
+    assert not out.exists()
+
+
+def test_a_model_without_its_run_directory_needs_nothing_else(model_file, tmp_path):
+    alone = tmp_path / "alone.keras"
+    alone.write_bytes(pathlib.Path(model_file).read_bytes())
+    export_model.main(["--model", str(alone), "--output", str(tmp_path / "out")])
+    manifest = json.loads((tmp_path / "out" / "1" / "manifest.json").read_text())
+    assert manifest["preprocessing"] == {"resize": round(48 * 256 / 224), "size": 48, "pixels": "RGB 0..255"}
+    assert (tmp_path / "out" / "1" / "labels.txt").read_text().split() == list("0123456")
