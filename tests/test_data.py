@@ -31,7 +31,7 @@ def test_digits_are_scikit_learns_with_a_fifth_held_out():
     names = {e["name"].numpy() for source in (train, validation) for e in source.examples(None)}
     assert len(names) == 1797
     labels = [int(e["label"]) for e in validation.examples(None)]
-    assert np.bincount(labels, minlength=10).min() > 30
+    assert np.bincount(labels, minlength=10).min() >= 26
 
 
 def test_an_epoch_holds_every_example_at_most_once():
@@ -89,8 +89,8 @@ def test_fewer_images_than_a_batch_is_an_error():
         batches(batch_size=2000)
 
 
-def test_unknown_names_list_the_known_ones():
-    with pytest.raises(ValueError, match="one of \\['digits'\\]. Received: 'mnist'"):
-        load_source("mnist", "train")
+def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match="digits, folder or a name that TFDS knows. Received: 'mnits'"):
+        load_source("mnits", "train")
     with pytest.raises(ValueError, match="train.*validation.*Received: 'test'"):
         load_source("digits", "test")

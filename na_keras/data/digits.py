@@ -15,7 +15,6 @@ from na_keras.data.source import Source, permuted_range
 
 HELD_OUT_EVERY = 5
 SIDE, BORDER = 48, 8  # pixels; the border keeps random crops from cutting into the strokes
-SPLITS = ("train", "validation")
 
 
 @functools.cache
@@ -33,8 +32,6 @@ def encoded_digits():
 
 def digits(split):
     """The embedded digits as a Source; `split` is "train" (1437 images) or "validation" (360)."""
-    if split not in SPLITS:
-        raise ValueError(f"The digits have the splits {SPLITS}. Received: {split!r}")
     images, labels = encoded_digits()
     held_out = np.arange(len(labels)) % HELD_OUT_EVERY == 0
     chosen = np.flatnonzero(held_out if split == "validation" else ~held_out)

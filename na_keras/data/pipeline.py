@@ -64,3 +64,22 @@ def evaluation_batches(source, *, batch_size, resize, size):
     examples = source.examples(None).map(load, tf.data.AUTOTUNE)
     filled = examples.concatenate(filler.repeat(-source.count % batch_size))
     return filled.batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+
+
+def first_unreadable(source, seed, epoch, first_step, batch_size):
+    """Finds the image that stopped a pipeline: decodes one by one from where it stood.
+
+    Args:
+        source: na_keras.data.source.Source.
+        seed, epoch, first_step, batch_size: of `training_batches`; a seed of None is evaluation's order.
+
+    Returns:
+        (name, message) of the first image that does not decode, or None if all do.
+    """
+    order = source.examples(None if seed is None else epoch_seed(seed, epoch))
+    for example in order.skip(first_step * batch_size):
+        try:
+            preprocessing.decode(example["image"])
+        except tf.errors.InvalidArgumentError as error:
+            return example["name"].numpy().decode(), error.message.splitlines()[0]
+    return None
