@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import zipfile
 
 import keras
@@ -14,7 +15,7 @@ def load_model(path):
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a file that is not Keras' format.
+        ValueError: a file that is not Keras' format, or holds a class that is not registered in this process.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -25,7 +26,37 @@ def load_model(path):
             f"{path} is not a Keras model file. Expected a file named *.keras, written by model.save(); "
             f"received {path.stat().st_size} bytes that are not one."
         )
-    return keras.saving.load_model(path, compile=False)
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except TypeError as error:
+        unknown = re.search(r"Could not locate (?:class|function) '(\w+)'", str(error))
+        if not unknown:
+            raise
+        raise ValueError(
+            f"{path} holds {unknown[1]}, which is not registered here. Import the module that defines it, with "
+            "@keras.saving.register_keras_serializable, before loading the file."
+        ) from error
+
+
+def check_classifier(model):
+    """Checks that a model maps raw RGB images to class probabilities, as the programs here expect.
+
+    Raises:
+        ValueError: another number of inputs or outputs, other shapes, no normalisation inside, no softmax at the end.
+    """
+    shape, outputs = model.input_shape, model.output_shape
+    if not (isinstance(shape, tuple) and isinstance(outputs, tuple) and len(shape) == 4 and shape[-1] == 3):
+        raise ValueError(f"Expected a classifier of images (batch, height, width, 3). Received: {shape} to {outputs}")
+    if len(outputs) != 2:
+        raise ValueError(f"Expected class probabilities (batch, classes). Received: {shape} to {outputs}")
+    activation = getattr(getattr(model.layers[-1], "activation", None), "__name__", None)
+    if activation != "softmax":
+        raise ValueError(f"Expected a network that ends in a softmax. Received: {activation or model.layers[-1].name}")
+    if not any(isinstance(layer, keras.layers.Normalization | keras.layers.Rescaling) for layer in model.layers):
+        raise ValueError(
+            "Expected a network that takes pixels 0..255 and normalises them itself: build it with "
+            "include_preprocessing=True, or begin it with a Normalization or Rescaling layer. Received: neither"
+        )
 
 
 def training_record(path):
@@ -37,6 +68,6 @@ def training_record(path):
     folder = pathlib.Path(path).parent
     recipe, labels = folder / "recipe.json", folder / "labels.txt"
     return (
-        json.loads(recipe.read_text()) if recipe.exists() else None,
-        labels.read_text().splitlines() if labels.exists() else None,
+        json.loads(recipe.read_text("utf-8")) if recipe.exists() else None,
+        labels.read_text("utf-8").splitlines() if labels.exists() else None,
     )

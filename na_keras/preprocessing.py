@@ -4,7 +4,7 @@ Every function takes one encoded image, a scalar string tensor, and runs in tf.d
 graphs. Pixels stay 0..255; the networks normalise them in their own graph.
 
 - Decoding: JPEG with the accurate integer transform (equal to Pillow's; TensorFlow's default is off by up to 22), other
-  formats (PNG, GIF, BMP, WebP) by their signature. Grey and CMYK images become RGB.
+  formats by their signature (PNG, the first frame of a GIF, BMP of 24 bits, still WebP). Grey and CMYK become RGB.
 - Evaluation: torchvision's Resize and CenterCrop, within 1 of Pillow.
 - Training: torchvision's RandomResizedCrop ("random-size cropping" of the paper's section 5.1) and a horizontal flip.
   tf.image.sample_distorted_bounding_box draws from another distribution (mean area .37 of the image instead of .43).

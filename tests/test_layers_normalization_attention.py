@@ -243,7 +243,6 @@ def test_config_round_trip_keeps_every_argument():
         "dtype": "mixed_bfloat16",
     }
     layer = NormalizationAttention(**arguments)
-    assert layer.gate is not None
     copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
     assert isinstance(copy, NormalizationAttention)
     assert copy.get_config() == layer.get_config()
@@ -264,7 +263,10 @@ def test_regularizers_and_constraints_act():
     assert keras.ops.convert_to_numpy(sum(layer.losses)) == pytest.approx(5.0)
     layer = NormalizationAttention(gamma_constraint="non_neg", beta_constraint="non_neg")
     layer.build((None, 4, 4, 8))
-    assert layer.gamma.constraint is not None and layer.beta.constraint is not None
+    optimizer = keras.optimizers.SGD(10.0)
+    optimizer.build(layer.trainable_variables)
+    optimizer.apply([keras.ops.ones((1,))] * 2)  # would take both to below zero
+    assert keras.ops.convert_to_numpy(layer.gamma) == 0 and keras.ops.convert_to_numpy(layer.beta) == 0
 
 
 def test_saved_model_with_every_variant_loads_with_the_same_output(tmp_path):
@@ -322,8 +324,11 @@ def test_training_moves_gamma_and_beta():
         ({"embedding_kernel_size": 2}, "odd positive integer.*Received: 2"),
         ({"embedding_kernel_size": -1}, "odd positive integer.*Received: -1"),
         ({"embedding_kernel_size": 3, "similarity": "l1"}, "Table 2.*Received: similarity='l1'"),
-        ({"epsilon": 0.0}, "epsilon must be positive.*Received: 0.0"),
-        ({"epsilon": float("nan")}, "epsilon must be positive"),
+        ({"epsilon": 0.0}, "epsilon must be a positive number.*Received: 0.0"),
+        ({"epsilon": float("nan")}, "epsilon must be a positive number"),
+        ({"epsilon": float("inf")}, "epsilon must be a positive number"),
+        ({"epsilon": None}, "epsilon must be a positive number.*Received: None"),
+        ({"embedding_kernel_size": True}, "odd positive integer.*Received: True"),
         ({"data_format": "nhwc"}, "channels_last.*Received: 'nhwc'"),
     ],
 )

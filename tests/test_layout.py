@@ -60,6 +60,16 @@ def test_classes_that_keras_saves_live_in_the_library():
             assert "register_keras_serializable" not in path.read_text(), path
 
 
+def test_optional_packages_are_imported_where_they_are_used():
+    """Inside functions: at the top of a file they would be needed by everyone."""
+    optional = {"tensorflow_datasets", "matplotlib", "sklearn", "ai_edge_litert", "official", "tf_keras"}
+    for path in (ROOT / "na_keras").rglob("*.py"):
+        top_level = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
+        for node in top_level:
+            names = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            assert not {name.split(".")[0] for name in names if name} & optional, path
+
+
 def test_import_adds_nothing_but_itself_to_keras():
     """Keras itself loads matplotlib and scikit-learn where they are installed."""
     program = (

@@ -4,6 +4,7 @@ import functools
 import inspect
 import json
 import math
+import types
 
 import keras
 import numpy as np
@@ -21,6 +22,8 @@ from na_keras import (
     ResNet101,
     ResNet152,
 )
+from na_keras.models.mobilenet_v2 import mobilenet_v2_stages
+from na_keras.models.resnet import resnet_stages
 
 
 def trainable(model):
@@ -95,11 +98,37 @@ def test_preprocess_input_is_what_the_graph_does_without_it(builder):
     outside = builder(input_shape=(32, 32, 3), classes=4, include_preprocessing=False, name="outside")
     trained = [w for layer in inside.layers if layer.name != "normalization" for w in layer.get_weights()]
     outside.set_weights(trained)
+    kept = images.copy()
     np.testing.assert_allclose(
         inside.predict(images, verbose=0),
-        outside.predict(na_keras.preprocess_input(images.copy()), verbose=0),
+        outside.predict(na_keras.preprocess_input(images), verbose=0),
         atol=1e-5,
     )
+    np.testing.assert_array_equal(images, kept)
+
+
+@pytest.mark.parametrize(("stages", "first"), [(resnet_stages, (50,)), (mobilenet_v2_stages, ())])
+def test_another_layers_namespace_builds_the_same_graph(stages, first):
+    """As tf_keras.layers will: every layer comes from the namespace, with the same name, and plain arguments."""
+    made = []
+
+    def recording(kind):
+        def make(*arguments, **options):
+            assert not any(isinstance(value, keras.initializers.Initializer) for value in options.values())
+            layer = getattr(keras.layers, kind)(*arguments, **options)
+            made.append(layer.name)
+            return layer
+
+        return make
+
+    kinds = "ZeroPadding2D Conv2D DepthwiseConv2D BatchNormalization ReLU MaxPooling2D Add Activation".split()
+    namespace = types.SimpleNamespace(**{kind: recording(kind) for kind in kinds})
+    image = keras.Input((64, 64, 3))
+    model = keras.Model(image, stages(image, *first, attention=NormalizationAttention, layers=namespace)["C5"])
+    plain = keras.Model(image, stages(image, *first, attention=NormalizationAttention)["C5"])
+    assert [layer.name for layer in model.layers] == [layer.name for layer in plain.layers] != []
+    others = [layer.name for layer in model.layers if layer.name not in made]
+    assert all("attention" in name or "input" in name for name in others)
 
 
 @pytest.mark.parametrize(
@@ -256,6 +285,7 @@ def test_decode_predictions_names_the_best_classes_first(monkeypatch):
         ({"attention": "sesame"}, "attention must be None, one of .*'na'.*Received: 'sesame'"),
         ({"attention": NormalizationAttention()}, "a class or a function, not a layer"),
         ({"weights": "imagenet"}, "authors published no weights"),
+        ({"weights": "missing.weights.h5"}, "No file at: missing.weights.h5"),
         ({"input_shape": (16, 16, 3)}, "at least 32"),
         ({"input_shape": (32, 32)}, "one image's shape"),
         ({"input_shape": (32, 32, 1)}, "include_preprocessing=False"),

@@ -22,6 +22,8 @@ The arithmetic from x to the gate runs in float32 at least: with half-precision 
 by up to .5 in the gate.
 """
 
+import numbers
+
 import keras
 from keras import initializers, ops
 
@@ -160,7 +162,8 @@ class NormalizationAttention(keras.layers.Layer):
             its channel mean from the mean of all positions (released code). `"l1"`: equation 5. `"squared"` and
             `"dot"`: the alternatives named below it. `None`: equal weights (Table 3).
         embedding_kernel_size: None, or the odd kernel size of Table 2's embedding (there 3): four convolutions on
-            the channel-mean map, 4 * (k * k + 1) more parameters. Needs `similarity="channel_mean"`.
+            the channel-mean map, 4 * (k * k + 1) more parameters. Needs `similarity="channel_mean"`. On maps of one
+            position it has no effect, and its weights no gradient.
         unbiased: divide the channel variance by C - 1 (released code); False: by C (equation 7).
         epsilon: positive float for numerical stability.
         epsilon_inside_sqrt: False: std + epsilon (released code); True: sqrt(variance + epsilon) (equation 7).
@@ -200,7 +203,7 @@ class NormalizationAttention(keras.layers.Layer):
             raise ValueError(f"similarity must be one of {SIMILARITIES}. Received: {similarity!r}")
         if embedding_kernel_size is not None:
             size = embedding_kernel_size
-            if not isinstance(size, int) or size < 1 or size % 2 == 0:
+            if isinstance(size, bool) or not isinstance(size, numbers.Integral) or size < 1 or size % 2 == 0:
                 raise ValueError(
                     "embedding_kernel_size must be None or an odd positive integer, so that the kernel has "
                     f"a centre. Received: {embedding_kernel_size!r}"
@@ -210,12 +213,12 @@ class NormalizationAttention(keras.layers.Layer):
                     "embedding_kernel_size is defined on the channel-mean map (Table 2): use it with "
                     f'similarity="channel_mean" or leave it None. Received: similarity={similarity!r}'
                 )
-        if not epsilon > 0:
+        if not (isinstance(epsilon, numbers.Real) and 0 < epsilon < float("inf")):
             raise ValueError(
-                f"epsilon must be positive: a context with equal channels has deviation 0. Received: {epsilon}"
+                f"epsilon must be a positive number: a context with equal channels has deviation 0. Received: {epsilon}"
             )
         self.similarity = similarity
-        self.embedding_kernel_size = embedding_kernel_size
+        self.embedding_kernel_size = None if embedding_kernel_size is None else int(embedding_kernel_size)
         self.unbiased = unbiased
         self.epsilon = epsilon
         self.epsilon_inside_sqrt = epsilon_inside_sqrt

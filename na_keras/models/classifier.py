@@ -5,13 +5,26 @@ Arguments follow keras.applications. The pixel statistics are ImageNet's as PyTo
 """
 
 import inspect
+import pathlib
 
 import keras
+import numpy as np
 from keras import layers
 
 # Red, green, blue; of pixels in 0..255.
 IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 IMAGENET_STANDARD_DEVIATION = (0.229 * 255, 0.224 * 255, 0.225 * 255)
+
+# torch.nn.init.kaiming_normal_(mode="fan_out"), as a configuration that any implementation of Keras' layers takes.
+KAIMING_NORMAL = {
+    "class_name": "VarianceScaling",
+    "config": {"scale": 2.0, "mode": "fan_out", "distribution": "untruncated_normal"},
+}
+# PyTorch counts 9 * channels as a depthwise kernel's fan-out; in Keras that number is its fan-in.
+KAIMING_NORMAL_DEPTHWISE = {
+    "class_name": "VarianceScaling",
+    "config": {"scale": 2.0, "mode": "fan_in", "distribution": "untruncated_normal"},
+}
 
 SMALLEST_SIZE = 32  # pixels; five halvings leave one position
 
@@ -28,6 +41,8 @@ def check_arguments(include_top, weights, classes, pooling):
             'weights="imagenet": the authors published no weights, and this library has none yet. Use None '
             "(random initialisation) or the path of a .weights.h5 file that fits this network."
         )
+    if weights is not None and not pathlib.Path(weights).is_file():
+        raise ValueError(f"weights must be None or the path of a .weights.h5 file. No file at: {weights}")
     if include_top and (not isinstance(classes, int) or classes < 1):
         raise ValueError(f"classes must be a positive integer. Received: classes={classes!r}")
     if pooling not in (None, "avg", "max"):
@@ -146,8 +161,10 @@ def preprocess_input(x, data_format=None):
         data_format: `"channels_last"` or `"channels_first"`; by default `keras.config.image_data_format()`.
 
     Returns:
-        (x / 255 - mean) / standard deviation with ImageNet's statistics, floating, same shape.
+        (x / 255 - mean) / standard deviation with ImageNet's statistics, floating, same shape; x is left as it is.
     """
+    if isinstance(x, np.ndarray):
+        x = x.copy()  # Keras' function writes into floating arrays
     return keras.applications.imagenet_utils.preprocess_input(x, data_format, mode="torch")
 
 

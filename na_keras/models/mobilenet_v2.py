@@ -9,10 +9,12 @@ The attention module stands after a block's last batch norm, in all 17 blocks, i
 """
 
 from keras import layers as keras_layers
-from keras.initializers import RandomNormal, VarianceScaling, Zeros
+from keras.initializers import RandomNormal, Zeros
 
 from na_keras.layers import get_attention
 from na_keras.models.classifier import (
+    KAIMING_NORMAL,
+    KAIMING_NORMAL_DEPTHWISE,
     channel_axis,
     check_arguments,
     classification_head,
@@ -50,16 +52,15 @@ def convolution(x, filters, size, stride, name, layers):
     """Convolution without bias, padded on both sides alike."""
     if size > 1:
         x = layers.ZeroPadding2D(size // 2, name=f"{name}_pad")(x)
-    kaiming_normal = VarianceScaling(2.0, "fan_out", "untruncated_normal")
-    return layers.Conv2D(filters, size, stride, use_bias=False, kernel_initializer=kaiming_normal, name=name)(x)
+    return layers.Conv2D(filters, size, stride, use_bias=False, kernel_initializer=KAIMING_NORMAL, name=name)(x)
 
 
 def depthwise(x, stride, name, layers):
     """Depthwise 3x3 convolution without bias, padded on both sides alike."""
     x = layers.ZeroPadding2D(1, name=f"{name}_pad")(x)
-    # PyTorch counts 9 * channels as a depthwise kernel's fan-out; in Keras that number is its fan-in.
-    kaiming_normal = VarianceScaling(2.0, "fan_in", "untruncated_normal")
-    return layers.DepthwiseConv2D(3, stride, use_bias=False, depthwise_initializer=kaiming_normal, name=name)(x)
+    return layers.DepthwiseConv2D(3, stride, use_bias=False, depthwise_initializer=KAIMING_NORMAL_DEPTHWISE, name=name)(
+        x
+    )
 
 
 def inverted_residual(x, expansion, filters, stride, attention, name, layers, synchronized):

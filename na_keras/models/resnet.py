@@ -9,10 +9,11 @@ The attention module stands after a block's last batch norm, before the addition
 """
 
 from keras import layers as keras_layers
-from keras.initializers import RandomUniform, VarianceScaling
+from keras.initializers import RandomUniform
 
 from na_keras.layers import get_attention
 from na_keras.models.classifier import (
+    KAIMING_NORMAL,
     channel_axis,
     check_arguments,
     classification_head,
@@ -44,9 +45,8 @@ def convolution_norm(x, filters, size, stride, name, layers, synchronized):
     """Convolution without bias, padded as PyTorch pads it (both sides alike), and batch norm."""
     if size > 1:
         x = layers.ZeroPadding2D(size // 2, name=f"{name}_pad")(x)
-    kaiming_normal = VarianceScaling(2.0, "fan_out", "untruncated_normal")
     convolution = layers.Conv2D(
-        filters, size, stride, use_bias=False, kernel_initializer=kaiming_normal, name=f"{name}_conv"
+        filters, size, stride, use_bias=False, kernel_initializer=KAIMING_NORMAL, name=f"{name}_conv"
     )
     norm = layers.BatchNormalization(
         channel_axis(), momentum=0.9, epsilon=1e-5, synchronized=synchronized, name=f"{name}_bn"
