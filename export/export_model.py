@@ -16,6 +16,7 @@ renamed. Existing versions and other people's files are never touched.
 import argparse
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 import os
 import pathlib
@@ -25,6 +26,7 @@ import sys
 import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ["KERAS_BACKEND"] = "tensorflow"
 
 INCOMING = "incoming-"  # prefix of a version being written; an export that was killed leaves such a folder
 PACKAGES = ("na-keras", "keras", "tensorflow", "numpy", "ai-edge-litert")
@@ -42,27 +44,12 @@ def next_version(output):
     for child in output.iterdir() if output.exists() else ():
         if child.name.isdigit() and (child / "manifest.json").exists():
             versions.append(int(child.name))
-        elif not child.name.startswith(INCOMING):
+        elif not child.name.startswith((INCOMING, ".")):  # hidden files are a file browser's
             raise FileExistsError(
                 f"{output} is not empty and holds {child.name}, which no export wrote; it is kept. "
                 "Choose another --output."
             )
     return 1 + max(versions)
-
-
-def check_network(model, labels):
-    """Raises ValueError on a network that these signatures do not fit."""
-    shape, outputs = model.input_shape, model.output_shape
-    if not isinstance(shape, tuple) or len(shape) != 4 or shape[-1] != 3 or len(outputs) != 2:
-        raise ValueError(
-            "Expected a classifier from images (batch, height, width, 3) to (batch, classes). "
-            f"Received: {shape} to {outputs}"
-        )
-    activation = getattr(getattr(model.layers[-1], "activation", None), "__name__", None)
-    if activation != "softmax":
-        raise ValueError(f"Expected a network that ends in a softmax. Received: {activation or model.layers[-1].name}")
-    if len(labels) != outputs[-1]:
-        raise ValueError(f"The network has {outputs[-1]} classes. Received: {len(labels)} labels")
 
 
 def choose_sizes(model, recipe, resize):
@@ -79,7 +66,7 @@ def choose_sizes(model, recipe, resize):
     return resize, size
 
 
-def reference_data(model, resize, size, count=4):
+def reference_data(model, labels, resize, size, count=4):
     """Inputs and the Keras model's answers to them, for verify.py."""
     import numpy as np
     import tensorflow as tf
@@ -102,6 +89,7 @@ def reference_data(model, resize, size, count=4):
     return {
         "images": images,
         "files": np.array(files),  # fixed-length bytes: neither format ends in a zero byte, which NumPy would drop
+        "labels": np.array(labels),
         "probabilities": model.predict(images, verbose=0),
         "file_probabilities": model.predict(crops.astype("float32"), verbose=0),
     }
@@ -142,9 +130,9 @@ def write_version(folder, model, labels, resize, size, top, source):
     print("Converting to TFLite")
     (folder / "tflite").mkdir()
     (folder / "tflite" / "model_float32.tflite").write_bytes(tflite.convert(classifier))
-    (folder / "labels.txt").write_text("".join(f"{label}\n" for label in labels))
+    (folder / "labels.txt").write_text("".join(f"{label}\n" for label in labels), "utf-8")
     print("Verifying both in a process without Keras")
-    checks = verify(folder, reference_data(model, resize, size))
+    checks = verify(folder, reference_data(model, labels, resize, size))
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     manifest = {
         "model": {"path": str(source), "sha256": sha256(source), "name": model.name},
@@ -152,9 +140,9 @@ def write_version(folder, model, labels, resize, size, top, source):
         "preprocessing": {"resize": resize, "size": size, "pixels": "RGB 0..255"},
         "classes": len(labels),
         "checks": checks,
-        "files": {str(path.relative_to(folder)): sha256(path) for path in files},
+        "files": {path.relative_to(folder).as_posix(): sha256(path) for path in files},
     }
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
     return checks
 
 
@@ -166,25 +154,33 @@ def parse_arguments(argv):
     add("--labels", type=pathlib.Path, help="class names, one a line (default: labels.txt beside the model)")
     add("--resize", type=int, help="pixels of the shorter side before the crop (default: the run's)")
     add("--top", type=int, default=5, help="classes named in an answer (default: %(default)s)")
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if arguments.top < 1:
+        parser.error(f"--top must be at least 1. Received: {arguments.top}")
+    return arguments
 
 
 def main(argv=None):
     arguments = parse_arguments(argv)
+    if importlib.util.find_spec("ai_edge_litert") is None:
+        sys.exit("export_model.py: ai-edge-litert is not installed. Run: pip install -e '.[export]'")
     import deploy
-    from na_keras.model_files import load_model, training_record
+    from na_keras.model_files import check_classifier, load_model, training_record
 
     output = arguments.output
     try:
         version = next_version(output)
-        model = deploy.float32_copy(load_model(arguments.model))
+        model = load_model(arguments.model)
+        check_classifier(model)
+        model = deploy.float32_copy(model)
         recipe, labels = training_record(arguments.model)
         if arguments.labels is not None:
-            labels = arguments.labels.read_text().splitlines()
+            labels = arguments.labels.read_text("utf-8").splitlines()
         if labels is None:
             labels = [str(index) for index in range(model.output_shape[-1])]
             print(f"No labels.txt beside {arguments.model} and no --labels: the classes are called 0, 1, 2 ...")
-        check_network(model, labels)
+        if len(labels) != model.output_shape[-1]:
+            raise ValueError(f"The network has {model.output_shape[-1]} classes. Received: {len(labels)} labels")
         resize, size = choose_sizes(model, recipe, arguments.resize)
     except (ValueError, OSError) as error:
         sys.exit(f"export_model.py: {error}")

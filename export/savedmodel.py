@@ -2,7 +2,7 @@
 
     serving_default   images: float32 (batch, size, size, 3), RGB, 0..255
                       -> probabilities float32 (batch, classes), and the top k as below
-    serve_bytes       image_bytes: string (batch,), encoded JPEG, PNG, GIF, BMP or WebP files of any size
+    serve_bytes       image_bytes: string (batch,), encoded JPEG, PNG, GIF, BMP or still WebP files, any size
                       -> classes int32, scores float32, labels string, each (batch, k), best first
 
 `serve_bytes` decodes, resizes and crops in the graph as evaluation does (na_keras.preprocessing). It leaves the full

@@ -8,6 +8,7 @@ The REST form needs Python's standard library only: copy this file to wherever t
 
 import argparse
 import base64
+import http.client
 import json
 import os
 import pathlib
@@ -18,8 +19,8 @@ import urllib.request
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 SIGNATURE = "serve_bytes"
-# How the formats that the exported graph decodes begin.
-MAGIC = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n", "GIF": b"GIF8", "BMP": b"BM", "WebP": b"RIFF"}
+# How the formats that the exported graph decodes begin; WebP has its name behind a length.
+MAGIC = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n", "GIF": b"GIF8", "BMP": b"BM"}
 
 
 class ClientError(Exception):
@@ -35,9 +36,11 @@ def read_image(path):
     if not path.is_file():
         raise ClientError(f"No image at {path}.")
     data = path.read_bytes()
-    if not any(data.startswith(magic) for magic in MAGIC.values()):
+    webp = data[:4] == b"RIFF" and data[8:12] == b"WEBP"
+    if not webp and not any(data.startswith(magic) for magic in MAGIC.values()):
         raise ClientError(
-            f"{path} is not an image: expected {', '.join(MAGIC)}; received {len(data)} bytes, the first {data[:8]!r}."
+            f"{path} is not an image: expected {', '.join(MAGIC)} or WebP; "
+            f"received {len(data)} bytes, the first {data[:8]!r}."
         )
     return data
 
@@ -47,25 +50,31 @@ def from_rest(url, images, timeout):
 
     Args:
         url: of the model, http://HOST:8501/v1/models/NAME, optionally with /versions/N.
-        images: encoded images (bytes).
+        images: pairs (path, encoded image as bytes).
         timeout: seconds.
     """
     body = {
         "signature_name": SIGNATURE,
-        "instances": [{"b64": base64.b64encode(data).decode()} for data in images],
+        "instances": [{"b64": base64.b64encode(data).decode()} for _, data in images],
     }
     request = urllib.request.Request(
         f"{url.rstrip('/')}:predict", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
     try:
         with urllib.request.urlopen(request, timeout=timeout) as response:
-            return json.load(response)["predictions"]
+            answer = json.load(response)
     except urllib.error.HTTPError as error:
         raise ClientError(
             f"The server refused ({error.code}): {error.read().decode(errors='replace')[:500]}"
         ) from error
-    except (OSError, ValueError) as error:  # no connection or time-out; an answer that is not JSON or a bad URL
-        raise ClientError(f"No answer from {url}: {error}") from error
+    # No connection, a time-out; an answer that is not HTTP, cut or not JSON; a bad URL.
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise ClientError(f"No answer from {url}: {error!r}") from error
+    predictions = answer.get("predictions") if isinstance(answer, dict) else None
+    fits = isinstance(predictions, list) and len(predictions) == len(images)
+    if not fits or not all(isinstance(row, dict) and {"labels", "scores"} <= set(row) for row in predictions):
+        raise ClientError(f"The answer from {url} is not that of an exported classifier: {str(answer)[:300]}")
+    return predictions
 
 
 def newest_version(path):
@@ -79,22 +88,27 @@ def newest_version(path):
 
 
 def from_saved_model(path, images):
-    """The same answers from a SavedModel run in this process."""
+    """The same answers from a SavedModel run in this process; `images` as in `from_rest`."""
     import tensorflow as tf
 
-    signature = tf.saved_model.load(str(newest_version(path))).signatures[SIGNATURE]
-    try:
-        answer = {name: value.numpy() for name, value in signature(image_bytes=tf.constant(images)).items()}
-    except tf.errors.InvalidArgumentError as error:
-        raise ClientError(f"An image could not be decoded: {error.message.splitlines()[0]}") from error
-    return [
-        {
-            "classes": answer["classes"][i].tolist(),
-            "scores": answer["scores"][i].tolist(),
-            "labels": [label.decode() for label in answer["labels"][i]],
-        }
-        for i in range(len(images))
-    ]
+    signatures = tf.saved_model.load(str(newest_version(path))).signatures
+    if SIGNATURE not in signatures:
+        raise ClientError(f"{path} has no signature {SIGNATURE}: expected an export of export_model.py.")
+    answers = []
+    for name, data in images:  # one by one: an image that does not decode is named
+        try:
+            answer = signatures[SIGNATURE](image_bytes=tf.constant([data]))
+        except tf.errors.InvalidArgumentError as error:
+            cause = next((line for line in error.message.splitlines() if "Invalid" in line or "format" in line), "")
+            raise ClientError(f"{name} could not be decoded. {cause}") from error
+        answers.append(
+            {
+                "classes": answer["classes"][0].numpy().tolist(),
+                "scores": answer["scores"][0].numpy().tolist(),
+                "labels": [label.decode() for label in answer["labels"][0].numpy()],
+            }
+        )
+    return answers
 
 
 def parse_arguments(argv):
@@ -107,13 +121,16 @@ def parse_arguments(argv):
     parser.add_argument(
         "--timeout", type=float, default=30.0, help="seconds to wait for a server (default: %(default)s)"
     )
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if arguments.top < 1:
+        parser.error(f"--top must be at least 1. Received: {arguments.top}")
+    return arguments
 
 
 def main(argv=None):
     arguments = parse_arguments(argv)
     try:
-        images = [read_image(path) for path in arguments.image]
+        images = [(path, read_image(path)) for path in arguments.image]
         if arguments.url:
             answers = from_rest(arguments.url, images, arguments.timeout)
         else:

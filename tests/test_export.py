@@ -47,10 +47,14 @@ def make_run(folder, size=48, resize=56, policy="float32", build=small_network, 
         if isinstance(layer, NormalizationAttention):
             layer.set_weights([rng.normal(0, 1, (1,)), rng.normal(0, 1, (1,))])
         if isinstance(layer, keras.layers.BatchNormalization):
-            scale, shift, mean, variance = rng.uniform(0.5, 1.5, (4, layer.gamma.shape[0]))
-            layer.set_weights([scale, shift - 1, mean - 1, variance])
+            layer.momentum = 0.0  # one pass sets the statistics, so that activations keep their scale at any depth
         if layer.name == "predictions":
-            layer.set_weights([3 * weight for weight in layer.get_weights()])
+            layer.kernel.assign(rng.normal(0, 3 * layer.kernel.shape[0] ** -0.5, layer.kernel.shape))
+    coarse = tf.image.resize(rng.uniform(0, 255, (8, 5, 5, 3)), (size, size), "bicubic")
+    model(tf.clip_by_value(coarse, 0, 255), training=True)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.9
     folder.mkdir()
     model.save(folder / "model.keras")
     (folder / "labels.txt").write_text("\n".join(LABELS) + "\n")
@@ -136,8 +140,9 @@ def test_tflite_file_takes_one_raw_image_and_uses_builtins_only(exported, model_
 def test_the_next_export_is_the_next_version(exported, model_file):
     before = {path: path.read_bytes() for path in (exported / "1").rglob("*") if path.is_file()}
     (exported / "incoming-abc").mkdir()  # what a killed export leaves
+    (exported / ".DS_Store").touch()  # what a file browser leaves
     export_model.main(["--model", str(model_file), "--output", str(exported), "--resize", "48"])
-    assert sorted(path.name for path in exported.iterdir()) == ["1", "2", "incoming-abc"]
+    assert sorted(path.name for path in exported.iterdir()) == [".DS_Store", "1", "2", "incoming-abc"]
     assert json.loads((exported / "2" / "manifest.json").read_text())["preprocessing"]["resize"] == 48
     assert {path: path.read_bytes() for path in before} == before
     # A server under another user must be able to read it.
@@ -154,6 +159,17 @@ def test_artifacts_that_disagree_with_keras_are_not_published(model_file, tmp_pa
     genuine = savedmodel.write_savedmodel
     monkeypatch.setattr(savedmodel, "write_savedmodel", write_another_network)
     with pytest.raises(SystemExit, match="failed verification"):
+        export_model.main(["--model", str(model_file), "--output", str(tmp_path / "out")])
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_wrong_labels_are_not_published(model_file, tmp_path, monkeypatch):
+    class Mislabelled(savedmodel.Classifier):
+        def __init__(self, model, labels, *arguments):
+            super().__init__(model, labels[::-1], *arguments)
+
+    monkeypatch.setattr(savedmodel, "Classifier", Mislabelled)
+    with pytest.raises(SystemExit, match="serve_bytes differs by inf"):
         export_model.main(["--model", str(model_file), "--output", str(tmp_path / "out")])
     assert list((tmp_path / "out").iterdir()) == []
 
@@ -180,8 +196,16 @@ def test_verification_runs_where_keras_cannot_be_imported():
     assert result.stdout.strip() == "no keras 1", result.stderr
 
 
-def test_verify_fails_on_a_nan():
-    assert not float("nan") <= verify.TOLERANCE
+def test_verification_fails_on_large_differences_nan_and_networks_that_say_nothing():
+    assert verify.failures({"a": 1e-5, "b": verify.TOLERANCE}, spread=0.5) == []
+    for bad in (2e-4, float("nan"), float("inf")):
+        (failure,) = verify.failures({"a": 1e-5, "b": bad}, spread=0.5)
+        assert failure.startswith("b differs by")
+    for spread in (0.0, float("nan")):
+        (failure,) = verify.failures({"a": 0.0}, spread)
+        assert "agreement says nothing" in failure
+    # Relative: the probabilities of 1000 undecided classes are all about .001.
+    assert verify.difference(np.array([0.0012]), np.array([0.001])) == pytest.approx(0.2)
     with pytest.raises(RuntimeError, match="Keras is loaded already"):
         verify.forbid_keras()
 
@@ -199,11 +223,21 @@ def test_a_network_trained_in_mixed_precision_ships_in_float32(tmp_path, policy)
 
 
 def test_na_mobilenetv2_exports_at_224(tmp_path):
-    build = lambda size: NAMobileNetV2(input_shape=(size, size, 3), classes=len(LABELS))  # noqa: E731
+    build = lambda size: NAMobileNetV2((size, size, 3), 0.35, classes=len(LABELS))  # noqa: E731
     path = make_run(tmp_path / "run", size=224, resize=256, build=build)
     export_model.main(["--model", str(path), "--output", str(tmp_path / "out")])
     manifest = json.loads((tmp_path / "out" / "1" / "manifest.json").read_text())
     assert manifest["preprocessing"] == {"resize": 256, "size": 224, "pixels": "RGB 0..255"}
+
+
+class Unregistered(keras.layers.Layer):
+    """A user's layer without the decorator that a saved model needs."""
+
+    def get_config(self):
+        return super().get_config()
+
+
+Unregistered.__module__ = "a_module_that_is_not_here"
 
 
 def refuse(model, output, *arguments):
@@ -233,7 +267,13 @@ def test_bad_models_and_labels_are_refused_before_anything_is_written(model_file
     logits = make_run(tmp_path / "logits", activation=None)
     assert "ends in a softmax. Received: linear" in refuse(logits, out)
     features = make_run(tmp_path / "features", include_top=False)
-    assert "Expected a classifier from images" in refuse(features, out)
+    assert "Expected class probabilities (batch, classes)" in refuse(features, out)
+    raw = make_run(tmp_path / "raw", build=lambda size: NAMobileNetV2((size, size, 3), include_preprocessing=False))
+    assert "normalises them itself" in refuse(raw, out)
+    unknown = tmp_path / "unknown.keras"
+    keras.Sequential([keras.Input((32, 32, 3)), Unregistered()]).save(unknown)
+    assert "Unregistered, which is not registered here" in refuse(unknown, out)
+    assert "2" in refuse(model_file, out, "--top", 0)
     assert not out.exists()
 
 

@@ -3,6 +3,7 @@
 import base64
 import http.server
 import json
+import socket
 import threading
 
 import pytest
@@ -36,6 +37,8 @@ def url(exported):
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self):
             request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if self.path == "/v1/models/other:predict":
+                return self.answer(200, {"predictions": [[0.5, 0.5]]})
             if self.path != "/v1/models/demo:predict":
                 return self.answer(404, {"error": f"Servable not found for request: {self.path}"})
             images = [base64.b64decode(instance["b64"]) for instance in request["instances"]]
@@ -103,18 +106,35 @@ def test_what_is_not_an_image_is_refused_by_name(exported, tmp_path):
     assert "letter.jpg is not an image: expected JPEG, PNG" in message and "b'Dear Sir'" in message
     (tmp_path / "empty.png").touch()
     assert "received 0 bytes" in error_of("--saved-model", exported, "--image", tmp_path / "empty.png")
+    sound = tmp_path / "sound.wav"
+    sound.write_bytes(b"RIFF\x00\x00\x00\x00WAVEfmt ")
+    assert "is not an image" in error_of("--saved-model", exported, "--image", sound)
     assert "No image at" in error_of("--saved-model", exported, "--image", tmp_path / "missing.jpg")
 
 
 def test_a_truncated_image_is_a_clear_error(exported, url, photo, tmp_path):
     cut = tmp_path / "cut.jpg"
     cut.write_bytes(photo.read_bytes()[:300])
-    assert "could not be decoded" in error_of("--saved-model", exported, "--image", cut)
+    message = error_of("--saved-model", exported, "--image", photo, cut)
+    assert "cut.jpg could not be decoded" in message and "Invalid JPEG data" in message
     assert "refused (400)" in error_of("--url", url, "--image", cut)
 
 
 def test_servers_that_do_not_answer_are_clear_errors(url, photo, tmp_path):
     assert "refused (404)" in error_of("--url", url + "x", "--image", photo)
+    other = url.replace("demo", "other")
+    assert "not that of an exported classifier" in error_of("--url", other, "--image", photo)
     assert "No answer from http://127.0.0.1:9" in error_of("--url", "http://127.0.0.1:9/v1/models/x", "--image", photo)
     assert "No answer from localhost" in error_of("--url", "localhost:8501/v1/models/x", "--image", photo)
+    with socket.create_server(("127.0.0.1", 0)) as server:  # not HTTP, as a gRPC port is not
+
+        def greet():
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(10)
+                connection.sendall(b"\x00\x00\x12\x04 not HTTP\r\n")
+
+        threading.Thread(target=greet, daemon=True).start()
+        port = server.getsockname()[1]
+        assert "No answer from" in error_of("--url", f"http://127.0.0.1:{port}/v1/models/x", "--image", photo)
     assert "No SavedModel in" in error_of("--saved-model", tmp_path, "--image", photo)
