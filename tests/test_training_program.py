@@ -2,14 +2,24 @@
 
 import csv
 import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+import checkpoints
+import recipes
+import run_directory
+from checkpoints import newest_first
+from imagenet_tars import write_imagenet_tars
 from na_keras.model_files import load_model
-from programs import error_of, run
+from programs import ROOT, error_of, run
 
 # 22 steps an epoch at batch 64.
 SHORT = ("--epochs", 2, "--checkpoint-every", 5, "--steps-per-call", 4)
@@ -38,7 +48,7 @@ def test_a_run_leaves_everything_in_its_directory(finished):
     assert (directory / "labels.txt").read_text().split() == list("0123456789")
     assert [row["epoch"] for row in rows_of(directory)] == ["1", "2"]
     assert (directory / "curves.png").read_bytes().startswith(b"\x89PNG")
-    assert len(list((directory / "checkpoints").glob("*.index"))) == 2
+    assert [path.name for path in newest_first(directory / "checkpoints")] == ["step-00000044", "step-00000040"]
     (events,) = (directory / "tensorboard").iterdir()
     tags = {
         value.tag
@@ -65,21 +75,128 @@ def test_a_finished_run_is_refused_and_kept(finished):
     assert {path: path.stat().st_mtime_ns for path in directory.rglob("*")} == before
 
 
-def test_a_stopped_run_resumes_to_the_same_bits(tmp_path):
-    """Stopped inside an epoch, between checkpoints' steps; dropout, momentum and data order must all continue."""
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+def start_and_signal(directory, number, step, *arguments):
+    """Starts the run, waits for a checkpoint of at least `step`, sends the signal; the exit code and the output."""
+    command = [sys.executable, str(ROOT / "training/train.py"), "--run-dir", directory, *arguments]
+    with subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        deadline = time.monotonic() + 300
+        while not any(int(path.name[5:]) >= step for path in newest_first(directory / "checkpoints")):
+            assert process.poll() is None and time.monotonic() < deadline, process.stdout.read()
+            time.sleep(0.02)
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=120)
+    return process.returncode, output
+
+
+def test_killed_stopped_and_damaged_runs_end_with_the_same_bits(tmp_path):
+    """kill -9, then SIGTERM, then a truncated newest checkpoint: the end is that of an undisturbed run.
+
+    Weights, momentum, dropout's seeds, data order and the partial epoch's statistics must all continue.
+    """
+    whole, disturbed = tmp_path / "whole", tmp_path / "disturbed"
     run("training/train.py", "--run-dir", whole, *SHORT)
-    first = run("training/train.py", "--run-dir", stopped, *SHORT, "--steps", 33)
-    assert "Stopped after 33 steps as asked" in first.stdout and not (stopped / "model.keras").exists()
-    message = error_of("training/train.py", "--run-dir", stopped, *SHORT, "--batch-size", 32)
+    code, _ = start_and_signal(disturbed, signal.SIGKILL, 10, *SHORT)
+    assert code == -signal.SIGKILL and not (disturbed / "model.keras").exists()
+
+    message = error_of("training/train.py", "--run-dir", disturbed, *SHORT, "--batch-size", 32)
     assert "batch_size: 64 there, 32 asked for" in message
-    second = run("training/train.py", "--run-dir", stopped, *SHORT)
-    assert "step 33 of 44" in second.stdout
-    assert (whole / "history.csv").read_text() == (stopped / "history.csv").read_text()
-    models = [load_model(directory / "model.keras") for directory in (whole, stopped)]
+
+    code, output = start_and_signal(disturbed, signal.SIGTERM, 25, *SHORT)
+    assert code == 128 + signal.SIGTERM and "Interrupted by SIGTERM; a checkpoint is written" in output
+    assert "Resuming from" in output
+
+    newest, before = newest_first(disturbed / "checkpoints")
+    (data,) = newest.glob("state.data*")
+    data.write_bytes(data.read_bytes()[:1000])
+    result = run("training/train.py", "--run-dir", disturbed, *SHORT)
+    assert f"WARNING: the checkpoint {newest} is damaged and not used" in result.stderr
+    assert f"Resuming from {before}" in result.stdout and "Finished 2 epochs" in result.stdout
+
+    assert (whole / "history.csv").read_text() == (disturbed / "history.csv").read_text()
+    models = [load_model(directory / "model.keras") for directory in (whole, disturbed)]
     for one, other in zip(*(model.get_weights() for model in models), strict=True):
         np.testing.assert_array_equal(one, other)
-    assert len(json.loads((stopped / "environment.json").read_text())) == 2
+    assert len(json.loads((disturbed / "environment.json").read_text())) == 3
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_is_not_started_over(tmp_path):
+    checkpoint = tf.train.Checkpoint(value=tf.Variable(1.0))
+    for step in (1, 2):
+        checkpoints.save(checkpoint, tmp_path, step)
+    for path in tmp_path.glob("*/state.index"):
+        path.write_bytes(b"")
+    with pytest.raises(checkpoints.CheckpointError, match="None of the checkpoints .* the folder is kept"):
+        checkpoints.restore(checkpoint, tmp_path)
+    assert checkpoints.restore(checkpoint, tmp_path / "none") is None
+
+
+def test_a_checkpoint_is_whole_or_not_there(tmp_path):
+    value = tf.Variable(0.0)
+    checkpoint = tf.train.Checkpoint(value=value)
+    (tmp_path / "incoming").mkdir()  # of a run that was killed while writing
+    (tmp_path / "incoming" / "state.index").write_bytes(b"half")
+    for step in (1, 2, 3, 3):
+        value.assign(step)
+        checkpoints.save(checkpoint, tmp_path, step)
+    assert [path.name for path in newest_first(tmp_path)] == ["step-00000003", "step-00000002"]
+    value.assign(9)
+    assert checkpoints.restore(checkpoint, tmp_path).name == "step-00000003" and value.numpy() == 3
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    arguments = ("--learning-rate", 1e25, "--warmup-epochs", 0, "--epochs", 1, "--checkpoint-every", 100)
+    message = error_of("training/train.py", "--run-dir", tmp_path / "run", *arguments)
+    assert "The loss of step" in message and "is not finite" in message and "--clip-norm" in message
+    assert not (tmp_path / "run" / "model.keras").exists()
+    assert newest_first(tmp_path / "run" / "checkpoints") == []
+
+
+def test_training_on_imagenets_own_archives(tmp_path):
+    synsets = write_imagenet_tars(tmp_path)
+    small = ("--model", "MobileNetV2", "--model-options", '{"alpha": 0.1}', "--size", 32, "--evaluation-resize", 36)
+    arguments = ("--recipe", "resnet50-paper", "--epochs", 1, "--batch-size", 16, "--data-dir", tmp_path, *small)
+    result = run("training/train.py", "--run-dir", tmp_path / "run", *arguments)
+    assert "80 training and" in result.stdout and "Finished 1 epochs" in result.stdout
+    labels = (tmp_path / "run" / "labels.txt").read_text().split()
+    assert len(labels) == 1000 and labels[100:110] == synsets
+
+
+def test_a_damaged_image_stops_training_by_name(tmp_path):
+    damaged = f"{write_imagenet_tars(tmp_path)[3]}_2.JPEG"
+    write_imagenet_tars(tmp_path, damaged=damaged)
+    small = ("--model", "MobileNetV2", "--model-options", '{"alpha": 0.1}', "--size", 32, "--evaluation-resize", 36)
+    arguments = ("--recipe", "resnet50-paper", "--epochs", 1, "--batch-size", 16, "--data-dir", tmp_path, *small)
+    message = error_of("training/train.py", "--run-dir", tmp_path / "run", *arguments)
+    assert f"the image {damaged} cannot be decoded" in message
+
+
+def test_a_run_killed_before_its_network_is_written_finishes_at_once(finished, tmp_path):
+    directory = tmp_path / "run"
+    shutil.copytree(finished[0], directory)
+    (directory / "model.keras").unlink()
+    result = run("training/train.py", "--run-dir", directory, "--strategy=mirrored", "--virtual-cpus", 2, *SHORT)
+    assert "step 44 of 44" in result.stdout and "Finished 2 epochs" in result.stdout
+    for one, other in zip(
+        *(load_model(d / "model.keras").get_weights() for d in (finished[0], directory)), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_what_decides_a_batch_norm_must_be_the_same_on_resume(tmp_path):
+    recipe = recipes.RECIPES["digits-demo"]
+    decided = run_directory.as_json("digits-demo", recipe, replicas=2, sync_bn=False)
+    assert not run_directory.check(tmp_path / "new", decided)
+    run_directory.write_atomically(tmp_path / "environment.json", "[]")
+    assert not run_directory.check(tmp_path, decided)  # a start that was killed before recipe.json
+    run_directory.start(tmp_path, decided, tf.distribute.get_strategy(), ["a"])
+    assert run_directory.check(tmp_path, decided)
+    for changed in ({"replicas": 4, "sync_bn": False}, {"replicas": 2, "sync_bn": True}):
+        with pytest.raises(ValueError, match="replicas: 2 there, 4 asked for|sync_bn: False there, True asked for"):
+            run_directory.check(tmp_path, run_directory.as_json("digits-demo", recipe, **changed))
+    with pytest.raises(FileExistsError, match="is a file; it is kept"):
+        run_directory.check(tmp_path / "labels.txt", decided)
 
 
 def test_a_folder_that_holds_something_else_is_refused_and_kept(tmp_path):
@@ -93,6 +210,8 @@ def test_a_folder_that_holds_something_else_is_refused_and_kept(tmp_path):
     ("arguments", "message"),
     [
         (("--recipe", "imagenet"), "recipe must be one of ['digits-demo'"),
+        (("--recipe", "resnet50-paper", "--data-dir", "nowhere"), "training never downloads"),
+        (("--batch-size", 2000), "holds 1437 images, fewer than one --batch-size"),
         (("--batch-size", 63, "--strategy=mirrored", "--virtual-cpus", 2), "divisible by the 2 replicas"),
         (("--steps", 0), "--steps must be at least 1"),
     ],

@@ -26,4 +26,6 @@ def draw(rows, path, title):
         axes.set_yscale("log" if column == "loss" else "linear")  # the end is what one looks for
         axes.grid(alpha=0.3, which="both")
         axes.legend()
-    figure.savefig(path, dpi=120)
+    temporary = path.with_name(f".tmp.{path.name}")
+    figure.savefig(temporary, dpi=120)
+    temporary.rename(path)

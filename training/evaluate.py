@@ -10,12 +10,14 @@ import os
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ["KERAS_BACKEND"] = "tensorflow"
 
 
 def parse_arguments(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="a .keras file")
     parser.add_argument("--dataset", help="instead of the run's")
+    parser.add_argument("--data-dir", help="where the dataset lies")
     parser.add_argument("--resize", type=int, help="pixels of the shorter side before the crop, instead of the run's")
     parser.add_argument("--batch-size", type=int, default=64, help="images per step (default: %(default)s)")
     return parser.parse_args(argv)
@@ -26,26 +28,35 @@ def main(argv=None):
     import tensorflow as tf
 
     import loop
+    import steps
     from na_keras.data import load_source
-    from na_keras.model_files import load_model, training_record
+    from na_keras.model_files import check_classifier, load_model, training_record
 
     try:
         model = load_model(arguments.model)
+        check_classifier(model)
         recipe, _ = training_record(arguments.model)
-        dataset = arguments.dataset or (recipe and recipe["dataset"])
-        resize = arguments.resize or (recipe and recipe["evaluation_resize"])
+        dataset = arguments.dataset or (recipe and recipe.get("dataset"))
+        resize = arguments.resize or (recipe and recipe.get("evaluation_resize"))
         if dataset is None or resize is None:
             raise ValueError(f"There is no recipe.json beside {arguments.model}: give --dataset and --resize.")
-        source = load_source(dataset, "validation")
-        classes = model.output_shape[-1]
+        source = load_source(dataset, "validation", arguments.data_dir)
+        classes, size = model.output_shape[-1], model.input_shape[1]
+        if size is None or resize < size or arguments.batch_size < 1:
+            raise ValueError(
+                f"Expected --batch-size of at least 1 and --resize of at least the network's image size {size}. "
+                f"Received: {arguments.batch_size} and {resize}"
+            )
         if classes != len(source.class_names):
             raise ValueError(f"The network has {classes} classes, {dataset} has {len(source.class_names)}.")
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"evaluate.py: {error}")
     strategy = tf.distribute.get_strategy()
-    steps = loop.make_evaluate_steps(strategy, model)
-    size = model.input_shape[1]
-    result, count = loop.evaluate(strategy, steps, source, arguments.batch_size, resize, size)
+    evaluate_steps = steps.make_evaluate_steps(strategy, model)
+    try:
+        result, count = loop.evaluate(strategy, evaluate_steps, source, arguments.batch_size, resize, size)
+    except loop.UnreadableImageError as error:
+        sys.exit(f"evaluate.py: {error}")
     print(
         f"{arguments.model} on {source.name}: top-1 {100 * result['top1']:.2f} %, top-5 {100 * result['top5']:.2f} %, "
         f"loss {result['loss']:.4f}, over {count} images"

@@ -1,26 +1,25 @@
 """The training loop: our own instead of model.fit, so that every replica's gradient and every step is accounted for.
 
-One tf.function runs k steps on all replicas. The loss is the sum of the examples' losses over the GLOBAL batch size, so
-that gradients summed over replicas are those of one device. The input depends on (seed, epoch, step) alone and the
+One compiled function (steps.py) runs k steps on all replicas. The input depends on (seed, epoch, step) alone and the
 checkpoint holds everything else (weights, batch-norm statistics, dropout seeds, momentum, the epoch's partial sums), so
 a run continues from its newest checkpoint as if nothing had happened.
 """
 
+import contextlib
+import re
+import signal
 import time
 
 import keras
-import numpy as np
 import tensorflow as tf
 
+import checkpoints
 import curves
 import run_directory
+import steps
 from na_keras.data import pipeline
 from na_keras.models import MODELS
 from na_keras.optimizers import TorchSGD
-
-# What a step and an evaluation add up, over examples.
-SUMS = ("loss", "top1", "top5", "examples")
-NO_SUMS = np.zeros(len(SUMS), np.float64)
 
 
 def make_model(recipe, classes, sync_bn):
@@ -36,8 +35,15 @@ def make_model(recipe, classes, sync_bn):
 
 
 def make_schedule(recipe, steps_per_epoch):
-    """Learning rate of each step: linear warm-up, then cosine decay to zero."""
+    """Learning rate as a function of the number of finished steps."""
     warmup, total = recipe.warmup_epochs * steps_per_epoch, recipe.epochs * steps_per_epoch
+    if recipe.schedule == "step":
+        # The last one lies beyond the end: Keras wants at least one.
+        drops = range(recipe.decay_epochs, recipe.epochs + recipe.decay_epochs, recipe.decay_epochs)
+        # Keras keeps the old value up to and including a boundary.
+        boundaries = [epoch * steps_per_epoch - 1 for epoch in drops]
+        rates = [recipe.learning_rate * recipe.decay_factor**k for k in range(len(boundaries) + 1)]
+        return keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, rates)
     return keras.optimizers.schedules.CosineDecay(
         initial_learning_rate=0.0 if warmup else recipe.learning_rate,
         decay_steps=max(1, total - warmup),
@@ -46,72 +52,72 @@ def make_schedule(recipe, steps_per_epoch):
     )
 
 
-def example_sums(losses, labels, probabilities, weights):
-    """The numbers of `SUMS` over a batch: float32 (4,)."""
-    in_top = lambda k: tf.cast(tf.math.in_top_k(labels, probabilities, k), tf.float32)  # noqa: E731
-    values = tf.stack([losses, in_top(1), in_top(min(5, probabilities.shape[-1])), tf.ones_like(losses)])
-    return tf.reduce_sum(values * weights, axis=1)
-
-
-def example_losses(labels, probabilities):
-    """Cross-entropy of each example. Keras keeps the softmax's input with its output and computes from that."""
-    return keras.losses.sparse_categorical_crossentropy(labels, probabilities)
-
-
-def repeated(strategy, replica_step):
-    """run(iterator, count, sums): `sums` plus those of `count` batches, each dealt to all replicas, compiled as one.
-
-    The running sums (float64) go in and come out, one batch added after the other, so that they do not depend on how
-    the batches were grouped into calls.
-    """
-
-    @tf.function
-    def run(iterator, count, sums):
-        for _ in tf.range(count):
-            batch = strategy.reduce("SUM", strategy.run(replica_step, args=next(iterator)), axis=None)
-            sums += tf.cast(batch, tf.float64)
-        return sums
-
-    return run
-
-
-def make_train_steps(strategy, model, optimizer, batch_size):
-    """run(iterator, count, sums): `count` optimizer steps on batches of (images, labels), adding up their sums."""
-
-    def replica_step(images, labels):
-        with tf.GradientTape() as tape:
-            probabilities = model(images, training=True)
-            losses = example_losses(labels, probabilities)
-            loss = tf.reduce_sum(losses) / batch_size
-        gradients = tape.gradient(loss, [variable.value for variable in model.trainable_variables])
-        optimizer.apply(gradients, model.trainable_variables)  # adds the gradients of all replicas up
-        return example_sums(losses, labels, probabilities, tf.ones_like(losses))
-
-    return repeated(strategy, replica_step)
-
-
-def make_evaluate_steps(strategy, model):
-    """run(iterator, count, sums): adds up the sums of `count` batches of (images, labels, weights)."""
-
-    def replica_step(images, labels, weights):
-        probabilities = model(images, training=False)
-        return example_sums(example_losses(labels, probabilities), labels, probabilities, weights)
-
-    return repeated(strategy, replica_step)
-
-
-def means(sums):
-    """{"loss": ..., "top1": ..., "top5": ...} per example."""
-    values = np.asarray(sums, np.float64)
-    return {name: float(value / values[-1]) for name, value in zip(SUMS[:-1], values[:-1], strict=True)}
+def make_optimizer(recipe, schedule, variables):
+    """SGD as PyTorch has it, built for the variables, some of them spared from the decay."""
+    optimizer = TorchSGD(schedule, recipe.momentum, l2=recipe.weight_decay)
+    spared = [v for v in variables if any(re.search(pattern, v.path) for pattern in recipe.no_weight_decay)]
+    optimizer.exclude_from_weight_decay(var_list=spared)
+    optimizer.build(variables)
+    return optimizer
 
 
 def evaluate(strategy, evaluate_steps, source, batch_size, resize, size):
     """Means over every example of the source, and how many that were."""
     batches = pipeline.evaluation_batches(source, batch_size=batch_size, resize=resize, size=size)
     iterator = iter(strategy.experimental_distribute_dataset(batches))
-    sums = evaluate_steps(iterator, tf.constant(-(-source.count // batch_size)), NO_SUMS)
-    return means(sums), int(sums[-1])
+    with naming_unreadable_images(source, None, 0, 0, batch_size):
+        sums, _ = evaluate_steps(iterator, tf.constant(-(-source.count // batch_size)), steps.NO_SUMS)
+    return steps.means(sums), int(sums[-1])
+
+
+class Interruption:
+    """Notes SIGTERM and SIGINT instead of dying of them, so that the loop can end at a step's boundary."""
+
+    def __init__(self):
+        self.signal = None
+        self.previous = {number: signal.signal(number, self.note) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def note(self, number, frame):
+        """Remembers the first signal; a second one acts as it would have without us."""
+        self.signal = signal.Signals(number)
+        self.restore()
+
+    def restore(self):
+        """Puts the handlers back that were there before."""
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+
+class UnreadableImageError(ValueError):
+    """An image does not decode; the message names it."""
+
+
+@contextlib.contextmanager
+def naming_unreadable_images(source, *position):
+    """Turns TensorFlow's error about some image into one that names it; `position` as in pipeline.first_unreadable."""
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        found = pipeline.first_unreadable(source, *position)
+        if found is None:
+            raise
+        raise UnreadableImageError(f"{source.name}: the image {found[0]} cannot be decoded: {found[1]}") from error
+
+
+class NotFiniteError(ArithmeticError):
+    """The loss or a weight is not finite; the message names the step and the last good checkpoint."""
+
+
+def check_finite(failed, first_step, model, folder):
+    """Raises NotFiniteError if a step's loss was not finite, or a weight is not."""
+    if failed < 0 and all(bool(tf.reduce_all(tf.math.is_finite(v.value))) for v in model.trainable_variables):
+        return
+    good = checkpoints.newest_first(folder)
+    what = f"The loss of step {first_step + failed + 1}" if failed >= 0 else f"A weight after step {first_step}"
+    raise NotFiniteError(
+        f"{what} is not finite. The run is stopped; its last good checkpoint is {good[0] if good else 'the start'}. "
+        "A lower learning rate, a longer warm-up or --clip-norm are the usual remedies."
+    )
 
 
 def train(recipe, directory, strategy, sources, sync_bn, checkpoint_every, steps_per_call, stop_after):
@@ -128,34 +134,41 @@ def train(recipe, directory, strategy, sources, sync_bn, checkpoint_every, steps
         stop_after: None, or the number of steps after which to stop and leave the run unfinished.
 
     Returns:
-        The rows of history.csv, and whether the last epoch was reached.
+        (rows of history.csv, steps done, the signal that interrupted the run or None). The run is finished if
+        model.keras is there.
+
+    Raises:
+        NotFiniteError: the loss or a weight is not finite. The last good checkpoint is kept.
+        CheckpointError: no checkpoint of an unfinished run can be read.
+        UnreadableImageError: an image does not decode.
     """
     training, validation = sources
     steps_per_epoch = training.count // recipe.batch_size
+    total = recipe.epochs * steps_per_epoch
+    schedule = make_schedule(recipe, steps_per_epoch)
     with strategy.scope():
         model = make_model(recipe, len(training.class_names), sync_bn)
-        schedule = make_schedule(recipe, steps_per_epoch)
-        optimizer = TorchSGD(schedule, recipe.momentum, l2=recipe.weight_decay)
-        optimizer.build(model.trainable_variables)
-    partial_sums = tf.Variable(NO_SUMS)
+        optimizer = make_optimizer(recipe, schedule, model.trainable_variables)
+    partial_sums = tf.Variable(steps.NO_SUMS)
     checkpoint = tf.train.Checkpoint(
         model=[variable.value for variable in model.variables],
         optimizer=[variable.value for variable in optimizer.variables],
         partial_sums=partial_sums,
     )
-    manager = tf.train.CheckpointManager(checkpoint, str(directory / run_directory.CHECKPOINTS), max_to_keep=2)
+    folder = directory / run_directory.CHECKPOINTS
     with strategy.scope():
-        restored = manager.restore_or_initialize()
+        restored = checkpoints.restore(checkpoint, folder)
     step = int(optimizer.iterations.numpy())
     if restored:
-        print(f"Resuming from {restored}: step {step} of {recipe.epochs * steps_per_epoch}")
-    train_steps = make_train_steps(strategy, model, optimizer, recipe.batch_size)
-    evaluate_steps = make_evaluate_steps(strategy, model)
+        print(f"Resuming from {restored}: step {step} of {total}")
+    train_steps = steps.make_train_steps(strategy, model, optimizer, recipe)
+    evaluate_steps = steps.make_evaluate_steps(strategy, model)
     rows = run_directory.read_history(directory, step // steps_per_epoch)
     logs = tf.summary.create_file_writer(str(directory / run_directory.TENSORBOARD))
-    stop = min(recipe.epochs * steps_per_epoch, stop_after or recipe.epochs * steps_per_epoch)
+    stop = min(total, stop_after or total)
+    interruption = Interruption()
 
-    while step < stop:
+    while step < stop and not interruption.signal:
         epoch, first = divmod(step, steps_per_epoch)
         batches = pipeline.training_batches(
             training,
@@ -171,26 +184,32 @@ def train(recipe, directory, strategy, sources, sync_bn, checkpoint_every, steps
         )
         iterator = iter(strategy.experimental_distribute_dataset(batches))
         print(f"Epoch {epoch + 1}/{recipe.epochs}")
-        bar = keras.utils.Progbar(steps_per_epoch, unit_name="step", stateful_metrics=list(SUMS[:-1]))
+        bar = keras.utils.Progbar(steps_per_epoch, unit_name="step", stateful_metrics=list(steps.SUMS[:-1]))
         started, started_at = time.perf_counter(), step
         end = min((epoch + 1) * steps_per_epoch, stop)
-        while step < end:
-            to_checkpoint = checkpoint_every - step % checkpoint_every
-            count = min(steps_per_call, end - step, to_checkpoint)
-            partial_sums.assign(train_steps(iterator, tf.constant(count), partial_sums.read_value()))
+        while step < end and not interruption.signal:
+            count = min(steps_per_call, end - step, checkpoint_every - step % checkpoint_every)
+            with naming_unreadable_images(
+                training, recipe.seed, epoch, step - epoch * steps_per_epoch, recipe.batch_size
+            ):
+                sums, failed = train_steps(iterator, tf.constant(count), partial_sums.read_value())
+            if failed >= 0:
+                check_finite(int(failed), step, model, folder)
+            partial_sums.assign(sums)
             step += count
-            bar.update(step - epoch * steps_per_epoch, list(means(partial_sums.numpy()).items()))
+            bar.update(step - epoch * steps_per_epoch, list(steps.means(sums).items()))
             if step % checkpoint_every == 0 and step < end:
-                manager.save(step)
+                check_finite(-1, step, model, folder)
+                checkpoints.save(checkpoint, folder, step)
+        check_finite(-1, step, model, folder)
         if step % steps_per_epoch == 0:
             images_per_second = (step - started_at) * recipe.batch_size / (time.perf_counter() - started)
-            trained = means(partial_sums.numpy())
+            trained = steps.means(partial_sums.numpy())
             validated, count = evaluate(
                 strategy, evaluate_steps, validation, recipe.batch_size, recipe.evaluation_resize, recipe.size
             )
             # The rate of the epoch's last step: the schedule's argument counts finished steps.
-            learning_rate = float(schedule(step - 1))
-            row = {"epoch": epoch + 1, "step": step, "learning_rate": learning_rate, **trained}
+            row = {"epoch": epoch + 1, "step": step, "learning_rate": float(schedule(step - 1)), **trained}
             row |= {f"validation_{name}": value for name, value in validated.items()}
             rows.append(row)
             # Before the checkpoint: a run killed between the two repeats the epoch's end and writes the row again.
@@ -203,14 +222,14 @@ def train(recipe, directory, strategy, sources, sync_bn, checkpoint_every, steps
                 f"    held out ({count} images): loss {validated['loss']:.4f}, top-1 {100 * validated['top1']:.2f} %, "
                 f"top-5 {100 * validated['top5']:.2f} %; {images_per_second:.0f} images/s"
             )
-            partial_sums.assign(NO_SUMS)
-        manager.save(step)
-    finished = step == recipe.epochs * steps_per_epoch
-    if rows:
-        title = f"{recipe.model}, attention {recipe.attention}, {recipe.dataset}"
-        curves.draw(rows, directory / run_directory.CURVES, title)
-    if finished:
+            partial_sums.assign(steps.NO_SUMS)
+        checkpoints.save(checkpoint, folder, step)
+    interruption.restore()
+    if step == total:
         temporary = directory / f".tmp.{run_directory.MODEL}"
         model.save(temporary)
         temporary.rename(directory / run_directory.MODEL)
-    return rows, finished
+    if rows:
+        title = f"{recipe.model}, attention {recipe.attention}, {recipe.dataset}"
+        curves.draw(rows, directory / run_directory.CURVES, title)
+    return rows, step, interruption.signal

@@ -1,6 +1,7 @@
 """The folder of a run: what decided it, what it has reached, what it made.
 
-recipe.json        the resolved recipe, written before the first step; a resumed run must have the same
+recipe.json        the resolved recipe, replicas and --sync-bn, written before the first step; a resumed run must
+                   have the same
 environment.json   versions, command line, commit, devices, written before the first step, one entry per start
 labels.txt         class names, one a line
 history.csv        one row per epoch; holds nothing that depends on the clock, so equal runs have equal files
@@ -26,31 +27,47 @@ CURVES, MODEL, CHECKPOINTS, TENSORBOARD = "curves.png", "model.keras", "checkpoi
 PACKAGES = ("na-keras", "keras", "tensorflow", "numpy", "tensorflow-datasets")
 
 
+def temporary_name(name):
+    """What a file is called while it is written."""
+    return f".{name}.tmp"
+
+
 def write_atomically(path, text):
     """Writes beside the target and renames: readers see the old text or the new, never half of it."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
+    temporary = path.with_name(temporary_name(path.name))
+    temporary.write_text(text, "utf-8")
     os.replace(temporary, path)
 
 
-def as_json(recipe_name, recipe):
-    """The recipe as it is stored: tuples are lists there."""
-    return json.loads(json.dumps({"recipe": recipe_name, **dataclasses.asdict(recipe)}))
+def as_json(recipe_name, recipe, **execution):
+    """What decides a run as it is stored: the recipe, and what of the execution changes its numbers (replicas, sync_bn,
+    because they decide whose images a batch norm sees). Tuples are lists there.
+    """
+    return json.loads(json.dumps({"recipe": recipe_name, **dataclasses.asdict(recipe), **execution}))
 
 
 def default_directory(recipe_name):
     """A fresh folder under runs/, named after the recipe and the time."""
-    return pathlib.Path("runs") / f"{recipe_name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    # With the process's number: two runs may start in one second.
+    return pathlib.Path("runs") / f"{recipe_name}-{datetime.datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
 
 
-def check(directory, recipe_name, recipe):
-    """Whether `directory` holds an unfinished run of this recipe (True) or nothing yet (False).
+def check(directory, decided):
+    """Whether `directory` holds an unfinished run that the same things decide (True) or nothing yet (False).
+
+    Args:
+        directory: pathlib.Path.
+        decided: from `as_json`.
 
     Raises:
         FileExistsError: a finished run, or files that are not a run's.
         ValueError: an unfinished run of a different recipe; the message shows the differences.
     """
-    if not directory.exists() or not any(directory.iterdir()):
+    if directory.exists() and not directory.is_dir():
+        raise FileExistsError(f"{directory} is a file; it is kept. Choose another --run-dir.")
+    # What a start that was killed before recipe.json leaves does not count.
+    names = {path.name for path in directory.iterdir()} if directory.exists() else set()
+    if names <= {name for file in (ENVIRONMENT, LABELS, RECIPE) for name in (file, temporary_name(file))} - {RECIPE}:
         return False
     if (directory / MODEL).exists():
         raise FileExistsError(f"{directory} holds a finished run ({MODEL}); it is kept. Choose another --run-dir.")
@@ -58,11 +75,11 @@ def check(directory, recipe_name, recipe):
         raise FileExistsError(
             f"{directory} is not empty and holds no run ({RECIPE} is missing); it is kept. Choose another --run-dir."
         )
-    stored, asked = json.loads((directory / RECIPE).read_text()), as_json(recipe_name, recipe)
+    stored = json.loads((directory / RECIPE).read_text("utf-8"))
     differences = [
-        f"  {key}: {stored.get(key)!r} there, {asked.get(key)!r} asked for"
-        for key in sorted({*stored, *asked})
-        if stored.get(key) != asked.get(key)
+        f"  {key}: {stored.get(key)!r} there, {decided.get(key)!r} asked for"
+        for key in sorted({*stored, *decided})
+        if stored.get(key) != decided.get(key)
     ]
     if differences:
         raise ValueError(
@@ -84,6 +101,14 @@ def commit():
     return described.stdout.strip() or None
 
 
+def version(package):
+    """Of an installed package; None if it is not."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
 def environment(strategy):
     """What a reader needs to know to repeat the run."""
     return {
@@ -92,21 +117,22 @@ def environment(strategy):
         "commit": commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "packages": {name: version(name) for name in PACKAGES},
         "strategy": type(strategy).__name__,
         "replicas": strategy.num_replicas_in_sync,
     }
 
 
-def start(directory, recipe_name, recipe, strategy, class_names):
+def start(directory, decided, strategy, class_names):
     """Writes what decides the run. A resumed run adds an entry to environment.json and changes nothing else."""
+    this_start = environment(strategy)
     directory.mkdir(parents=True, exist_ok=True)
     starts = directory / ENVIRONMENT
-    earlier = json.loads(starts.read_text()) if starts.exists() else []
-    write_atomically(starts, json.dumps([*earlier, environment(strategy)], indent=2) + "\n")
+    earlier = json.loads(starts.read_text("utf-8")) if starts.exists() else []
+    write_atomically(starts, json.dumps([*earlier, this_start], indent=2) + "\n")
     write_atomically(directory / LABELS, "".join(f"{name}\n" for name in class_names))
     # Last: with this file the folder counts as a run.
-    write_atomically(directory / RECIPE, json.dumps(as_json(recipe_name, recipe), indent=2) + "\n")
+    write_atomically(directory / RECIPE, json.dumps(decided, indent=2) + "\n")
 
 
 def read_history(directory, epochs):
@@ -114,7 +140,7 @@ def read_history(directory, epochs):
     path = directory / HISTORY
     if not path.exists():
         return []
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         return [row for row in csv.DictReader(file) if int(row["epoch"]) <= epochs]
 
 

@@ -40,12 +40,13 @@ def make_strategy(name, virtual_cpus=None):
     return tf.distribute.MirroredStrategy(cpus, cross_device_ops=tf.distribute.ReductionToOneDevice())
 
 
-def check_batch_size(batch_size, strategy):
-    """Raises ValueError if the global batch does not divide among the replicas: each must weigh the same."""
-    replicas = strategy.num_replicas_in_sync
-    if batch_size % replicas:
-        nearest = max(replicas, round(batch_size / replicas) * replicas)
+def check_batch_size(batch_size, strategy, accumulate=1):
+    """Raises ValueError if the global batch does not divide among replicas and slices: each must weigh the same."""
+    parts = strategy.num_replicas_in_sync * accumulate
+    if batch_size % parts:
+        nearest = max(parts, round(batch_size / parts) * parts)
+        slices = f" times {accumulate} accumulated slices" if accumulate > 1 else ""
         raise ValueError(
-            f"--batch-size is the global batch and must be divisible by the {replicas} replicas. "
-            f"Received: {batch_size}; the nearest that is: {nearest}"
+            f"--batch-size is the global batch and must be divisible by the {strategy.num_replicas_in_sync} replicas"
+            f"{slices}. Received: {batch_size}; the nearest that is: {nearest}"
         )
