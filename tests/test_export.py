@@ -141,7 +141,10 @@ def test_the_next_export_is_the_next_version(exported, model_file):
     before = {path: path.read_bytes() for path in (exported / "1").rglob("*") if path.is_file()}
     (exported / "incoming-abc").mkdir()  # what a killed export leaves
     (exported / ".DS_Store").touch()  # what a file browser leaves
-    export_model.main(["--model", str(model_file), "--output", str(exported), "--resize", "48"])
+    other = exported.parent / "other.txt"
+    other.write_text("\n".join(f"Größe {index}" for index in range(7)), "utf-8")
+    export_model.main(["--model", str(model_file), "--output", str(exported), "--resize", "48", "--labels", str(other)])
+    assert (exported / "2" / "labels.txt").read_text("utf-8").splitlines()[6] == "Größe 6"
     assert sorted(path.name for path in exported.iterdir()) == [".DS_Store", "1", "2", "incoming-abc"]
     assert json.loads((exported / "2" / "manifest.json").read_text())["preprocessing"]["resize"] == 48
     assert {path: path.read_bytes() for path in before} == before
@@ -275,6 +278,22 @@ def test_bad_models_and_labels_are_refused_before_anything_is_written(model_file
     assert "Unregistered, which is not registered here" in refuse(unknown, out)
     assert "2" in refuse(model_file, out, "--top", 0)
     assert not out.exists()
+
+
+def test_sizes_come_from_the_flag_the_run_or_the_network():
+    model = lambda *sides: keras.Sequential([keras.Input((*sides, 3)), keras.layers.Rescaling(1.0)])  # noqa: E731
+    recipe = {"size": 48, "evaluation_resize": 56}
+    assert export_model.choose_sizes(model(None, None), recipe, None) == (56, 48)
+    assert export_model.choose_sizes(model(32, 32), recipe, 40) == (40, 32)
+    assert export_model.choose_sizes(model(224, 224), None, None) == (256, 224)
+    for unusable in (model(32, 64), model(None, None)):
+        with pytest.raises(ValueError, match="one square image size"):
+            export_model.choose_sizes(unusable, None, None)
+
+
+def test_a_missing_package_is_named_before_any_work(monkeypatch, tmp_path):
+    monkeypatch.setattr(export_model.importlib.util, "find_spec", lambda name: None)
+    assert "pip install -e '.[export]'" in refuse(tmp_path / "any.keras", tmp_path / "out")
 
 
 def test_a_model_without_its_run_directory_needs_nothing_else(model_file, tmp_path):

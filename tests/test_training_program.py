@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -14,10 +15,12 @@ import pytest
 import tensorflow as tf
 
 import checkpoints
+import evaluate
 import recipes
 import run_directory
 from checkpoints import newest_first
 from imagenet_tars import write_imagenet_tars
+from na_keras import NAMobileNetV2
 from na_keras.model_files import load_model
 from programs import ROOT, error_of, run
 
@@ -62,7 +65,9 @@ def test_a_run_leaves_everything_in_its_directory(finished):
 def test_evaluate_prints_the_last_line_of_the_history(finished):
     directory, _ = finished
     last = rows_of(directory)[-1]
-    result = run("training/evaluate.py", "--model", directory / "model.keras", "--batch-size", 50)
+    # Whatever backend this machine prefers.
+    environment = {**os.environ, "KERAS_BACKEND": "jax"}
+    result = run("training/evaluate.py", "--model", directory / "model.keras", "--batch-size", 50, env=environment)
     assert f"top-1 {100 * float(last['validation_top1']):.2f} %" in result.stdout
     assert "over 360 images" in result.stdout
 
@@ -219,6 +224,27 @@ def test_a_folder_that_holds_something_else_is_refused_and_kept(tmp_path):
 def test_bad_flags_are_refused_before_anything_is_written(tmp_path, arguments, message):
     assert message in error_of("training/train.py", "--run-dir", tmp_path / "run", *arguments)
     assert not (tmp_path / "run").exists()
+
+
+def evaluation_error(*arguments):
+    with pytest.raises(SystemExit) as error:
+        evaluate.main([str(argument) for argument in arguments])
+    return str(error.value.code)
+
+
+def test_evaluate_refuses_what_does_not_fit(tmp_path):
+    alone = tmp_path / "alone.keras"
+    NAMobileNetV2((32, 32, 3), 0.1, classes=10).save(alone)
+    assert "give --dataset and --resize" in evaluation_error("--model", alone)
+    digits = ("--dataset", "digits", "--resize")
+    assert "image size 32. Received: 64 and 16" in evaluation_error("--model", alone, *digits, 16)
+    assert "Received: 0 and 32" in evaluation_error("--model", alone, *digits, 32, "--batch-size", 0)
+    three = tmp_path / "three.keras"
+    NAMobileNetV2((32, 32, 3), 0.1, classes=3).save(three)
+    assert "The network has 3 classes, digits has 10" in evaluation_error("--model", three, *digits, 32)
+    wide = tmp_path / "wide.keras"
+    NAMobileNetV2((32, 64, 3), 0.1, classes=10).save(wide)
+    assert "square images" in evaluation_error("--model", wide, *digits, 32)
 
 
 def test_evaluate_refuses_what_is_no_model(tmp_path):

@@ -1,12 +1,17 @@
 """The recipes' numbers against the paper and the released code."""
 
+import dataclasses
+
+import keras
 import numpy as np
 import pytest
 
 import loop
 import recipes
+import train
 from na_keras import NAMobileNetV2
 
+DEMO = recipes.RECIPES["digits-demo"]
 STEPS_PER_EPOCH = 1_281_167 // 256
 
 
@@ -102,6 +107,41 @@ def test_every_recipe_resolves(name):
 def test_bad_overrides_say_what_is_expected(overrides, message):
     with pytest.raises(ValueError, match=message):
         recipes.get_recipe("digits-demo", **overrides)
+
+
+def test_every_field_is_a_flag():
+    flags = "--crop-area 0.2 0.9 --no-flip --no-antialias --clip-norm 1 --model ResNet18 --seed 3 --schedule step"
+    arguments = train.parse_arguments([*flags.split(), "--no-weight-decay", '["bias$"]', "--model-options", "{}"])
+    recipe = recipes.get_recipe("digits-demo", **train.recipe_overrides(arguments, recipes.Recipe))
+    changed = {name: value for name, value in vars(recipe).items() if value != getattr(DEMO, name)}
+    assert changed == {
+        "crop_area": (0.2, 0.9),
+        "antialias": False,
+        "clip_norm": 1.0,
+        "model": "ResNet18",
+        "model_options": {},
+        "seed": 3,
+        "schedule": "step",
+        "no_weight_decay": ("bias$",),
+    }
+    fields = {field.name for field in dataclasses.fields(recipes.Recipe)}
+    assert fields <= set(vars(arguments))
+
+
+def test_a_missing_package_is_named_before_any_work(monkeypatch):
+    monkeypatch.setattr(train, "NEEDED", ("keras", "not_a_package"))
+    with pytest.raises(SystemExit, match=r"not_a_package not installed. Run: pip install -e '.\[train\]'"):
+        train.main([])
+
+
+@pytest.mark.parametrize("synchronized", [False, True])
+def test_sync_bn_reaches_every_batch_norm(synchronized):
+    model = loop.make_model(DEMO, 10, synchronized)
+    norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    assert len(norms) == 52 and {layer.synchronized for layer in norms} == {synchronized}
+    resnet = loop.make_model(recipes.get_recipe("digits-demo", model="ResNet18"), 10, synchronized)
+    norms = [layer for layer in resnet.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    assert {layer.synchronized for layer in norms} == {synchronized}
 
 
 def test_recipe_overrides():

@@ -42,7 +42,9 @@ def main(argv=None):
             raise ValueError(f"There is no recipe.json beside {arguments.model}: give --dataset and --resize.")
         source = load_source(dataset, "validation", arguments.data_dir)
         classes, size = model.output_shape[-1], model.input_shape[1]
-        if size is None or resize < size or arguments.batch_size < 1:
+        if size is None or model.input_shape[2] != size:
+            raise ValueError(f"Expected a network of square images of a known size. Received: {model.input_shape}")
+        if resize < size or arguments.batch_size < 1:
             raise ValueError(
                 f"Expected --batch-size of at least 1 and --resize of at least the network's image size {size}. "
                 f"Received: {arguments.batch_size} and {resize}"
