@@ -19,7 +19,7 @@ from na_keras.models import (
     decode_predictions,
     preprocess_input,
 )
-from na_keras.optimizers import TorchSGD
+from na_keras.optimizers import TimmLamb, TorchSGD
 
 __version__ = "0.1.0"
 
@@ -34,6 +34,7 @@ __all__ = [
     "ResNet18",
     "ResNet34",
     "ResNet50",
+    "TimmLamb",
     "TorchSGD",
     "decode_predictions",
     "get_attention",

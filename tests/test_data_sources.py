@@ -47,7 +47,7 @@ def test_imagenet_batches_can_start_at_any_step(imagenet):
     whole = list(pipeline.training_batches(train, first_step=0, **options))
     rest = list(pipeline.training_batches(train, first_step=3, **options))
     assert (len(whole), len(rest)) == (5, 2)
-    for (images, labels), (other_images, other_labels) in zip(whole[3:], rest, strict=True):
+    for (images, labels, _), (other_images, other_labels, _) in zip(whole[3:], rest, strict=True):
         np.testing.assert_array_equal(labels, other_labels)
         np.testing.assert_array_equal(images, other_images)
 

@@ -1,10 +1,10 @@
-"""TorchSGD against torch.optim.SGD's rule in float64, on whichever backend Keras runs."""
+"""TorchSGD and TimmLamb against their rules in float64, on whichever backend Keras runs."""
 
 import keras
 import numpy as np
 import pytest
 
-from na_keras import TorchSGD
+from na_keras import TimmLamb, TorchSGD
 
 
 def gradient_at(weight, step):
@@ -53,3 +53,45 @@ def test_bad_arguments_are_refused(arguments):
     (name, value), *_ = arguments.items()
     with pytest.raises(ValueError, match=f"Received: {name}={value}"):
         TorchSGD(**arguments)
+
+
+def timm_lamb(weight, gradients, rates, decay, betas=(0.9, 0.999), epsilon=1e-6):
+    """timm's update in float64: decay inside the step, trust ratio for decayed weights only."""
+    weight = np.array(weight, np.float64)
+    mean, square = np.zeros_like(weight), np.zeros_like(weight)
+    for step, (gradient, rate) in enumerate(zip(gradients, rates, strict=True), start=1):
+        mean = betas[0] * mean + (1 - betas[0]) * gradient
+        square = betas[1] * square + (1 - betas[1]) * gradient**2
+        update = (mean / (1 - betas[0] ** step)) / (np.sqrt(square / (1 - betas[1] ** step)) + epsilon)
+        if decay:
+            update = update + decay * weight
+            norms = np.linalg.norm(weight), np.linalg.norm(update)
+            update = update * (norms[0] / norms[1] if min(norms) > 0 else 1.0)
+        weight = weight - rate * update
+    return weight
+
+
+@pytest.mark.parametrize("start", [1.0, 0.0])
+def test_lamb_equals_timms_across_a_change_of_the_rate(start):
+    generator = np.random.default_rng(2)
+    gradients = generator.normal(size=(40, 5, 3)).astype("float32")
+    initial = (start * generator.normal(size=(5, 3))).astype("float32")
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([19], [0.1, 0.01])
+    decayed, spared = (keras.Variable(initial, name=name) for name in ("kernel", "bias"))
+    optimizer = TimmLamb(schedule, decay=0.02)
+    optimizer.exclude_from_weight_decay(var_list=[spared])
+    optimizer.build([decayed, spared])
+    for gradient in gradients:
+        optimizer.apply([keras.ops.convert_to_tensor(gradient)] * 2, [decayed, spared])
+    rates = [0.1] * 20 + [0.01] * 20
+    # float32 rounding over 40 steps of size .1 |w|.
+    for variable, decay in ((decayed, 0.02), (spared, 0.0)):
+        expected = timm_lamb(initial, gradients.astype(np.float64), rates, decay)
+        np.testing.assert_allclose(keras.ops.convert_to_numpy(variable), expected, atol=2e-5)
+
+
+def test_lamb_round_trip_and_bad_arguments():
+    optimizer = TimmLamb.from_config(TimmLamb(0.3, decay=0.02, beta_2=0.9).get_config())
+    assert (optimizer.decay, optimizer.beta_2, optimizer.epsilon) == (0.02, 0.9, 1e-6)
+    with pytest.raises(ValueError, match="decay must not be negative. Received: decay=-1"):
+        TimmLamb(decay=-1)

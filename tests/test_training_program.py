@@ -26,14 +26,15 @@ from programs import ROOT, error_of, run
 
 # 22 steps an epoch at batch 64.
 SHORT = ("--epochs", 2, "--checkpoint-every", 5, "--steps-per-call", 4)
+# Two replicas with a batch norm each and a moving average: whatever a resumed run could get wrong.
+REPLICAS = ("--strategy=mirrored", "--virtual-cpus", 2, "--ema-decay", 0.8, *SHORT)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A short run from start to end, on two virtual CPUs, and what it printed."""
     directory = tmp_path_factory.mktemp("runs") / "finished"
-    result = run("training/train.py", "--run-dir", directory, "--strategy=mirrored", "--virtual-cpus", 2, *SHORT)
-    return directory, result.stdout
+    return directory, run("training/train.py", "--run-dir", directory, *REPLICAS).stdout
 
 
 def rows_of(directory):
@@ -58,7 +59,15 @@ def test_a_run_leaves_everything_in_its_directory(finished):
         for record in tf.data.TFRecordDataset(str(events))
         for value in tf.compat.v1.Event.FromString(record.numpy()).summary.value
     }
-    assert {"loss", "validation_top1", "learning_rate", "images_per_second"} <= tags
+    assert {"loss", "validation_top1", "learning_rate", "images_per_second", "input_wait_milliseconds"} <= tags
+    with (directory / "speed.csv").open(newline="") as file:
+        speeds = list(csv.DictReader(file))
+    assert [row["epoch"] for row in speeds] == ["1", "2"]
+    for row in speeds:
+        parts = float(row["input_wait_milliseconds"]), float(row["compute_milliseconds"])
+        assert min(parts) >= 0 and sum(parts) == pytest.approx(float(row["step_milliseconds"]), abs=0.01)
+    assert [row["examples"] for row in rows_of(directory)] == [str(22 * 64)] * 2
+    assert "to go" in output and "waiting for input" in output
     assert load_model(directory / "model.keras").name == "mobilenetv2"
 
 
@@ -67,9 +76,14 @@ def test_evaluate_prints_the_last_line_of_the_history(finished):
     last = rows_of(directory)[-1]
     # Whatever backend this machine prefers.
     environment = {**os.environ, "KERAS_BACKEND": "jax"}
+    expected = f"top-1 {100 * float(last['validation_top1']):.2f} %, top-5 {100 * float(last['validation_top5']):.2f} %"
     result = run("training/evaluate.py", "--model", directory / "model.keras", "--batch-size", 50, env=environment)
-    assert f"top-1 {100 * float(last['validation_top1']):.2f} %" in result.stdout
-    assert "over 360 images" in result.stdout
+    assert expected in result.stdout and "over 360 images" in result.stdout
+    # In process, for speed: the newest checkpoint of the run, and a checkpoint by itself.
+    newest, before = newest_first(directory / "checkpoints")
+    loss = evaluate.main(["--model", str(directory)])["loss"]
+    assert loss == pytest.approx(float(last["validation_loss"]), rel=1e-5)  # another batch size
+    assert evaluate.main(["--model", str(newest)])["loss"] == loss != evaluate.main(["--model", str(before)])["loss"]
 
 
 def test_a_finished_run_is_refused_and_kept(finished):
@@ -95,27 +109,27 @@ def start_and_signal(directory, number, step, *arguments):
     return process.returncode, output
 
 
-def test_killed_stopped_and_damaged_runs_end_with_the_same_bits(tmp_path):
+def test_killed_stopped_and_damaged_runs_end_with_the_same_bits(finished, tmp_path):
     """kill -9, then SIGTERM, then a truncated newest checkpoint: the end is that of an undisturbed run.
 
-    Weights, momentum, dropout's seeds, data order and the partial epoch's statistics must all continue.
+    Weights, momentum, moving average, dropout's seeds, data order, the partial epoch's statistics and what each
+    replica's batch norms evaluate with must all continue.
     """
-    whole, disturbed = tmp_path / "whole", tmp_path / "disturbed"
-    run("training/train.py", "--run-dir", whole, *SHORT)
-    code, _ = start_and_signal(disturbed, signal.SIGKILL, 10, *SHORT)
+    whole, disturbed = finished[0], tmp_path / "disturbed"
+    code, _ = start_and_signal(disturbed, signal.SIGKILL, 10, *REPLICAS)
     assert code == -signal.SIGKILL and not (disturbed / "model.keras").exists()
 
-    message = error_of("training/train.py", "--run-dir", disturbed, *SHORT, "--batch-size", 32)
+    message = error_of("training/train.py", "--run-dir", disturbed, *REPLICAS, "--batch-size", 32)
     assert "batch_size: 64 there, 32 asked for" in message
 
-    code, output = start_and_signal(disturbed, signal.SIGTERM, 25, *SHORT)
+    code, output = start_and_signal(disturbed, signal.SIGTERM, 25, *REPLICAS)
     assert code == 128 + signal.SIGTERM and "Interrupted by SIGTERM; a checkpoint is written" in output
     assert "Resuming from" in output
 
     newest, before = newest_first(disturbed / "checkpoints")
     (data,) = newest.glob("state.data*")
     data.write_bytes(data.read_bytes()[:1000])
-    result = run("training/train.py", "--run-dir", disturbed, *SHORT)
+    result = run("training/train.py", "--run-dir", disturbed, *REPLICAS)
     assert f"WARNING: the checkpoint {newest} is damaged and not used" in result.stderr
     assert f"Resuming from {before}" in result.stdout and "Finished 2 epochs" in result.stdout
 
@@ -168,20 +182,23 @@ def test_training_on_imagenets_own_archives(tmp_path):
     assert len(labels) == 1000 and labels[100:110] == synsets
 
 
-def test_a_damaged_image_stops_training_by_name(tmp_path):
+def test_a_damaged_image_stops_training_by_name_or_is_counted(tmp_path):
     damaged = f"{write_imagenet_tars(tmp_path)[3]}_2.JPEG"
     write_imagenet_tars(tmp_path, damaged=damaged)
     small = ("--model", "MobileNetV2", "--model-options", '{"alpha": 0.1}', "--size", 32, "--evaluation-resize", 36)
     arguments = ("--recipe", "resnet50-paper", "--epochs", 1, "--batch-size", 16, "--data-dir", tmp_path, *small)
     message = error_of("training/train.py", "--run-dir", tmp_path / "run", *arguments)
     assert f"the image {damaged} cannot be decoded" in message
+    result = run("training/train.py", "--run-dir", tmp_path / "other", *arguments, "--skip-unreadable")
+    assert "WARNING: 1 unreadable training images were left out of this epoch" in result.stdout
+    assert rows_of(tmp_path / "other")[0]["examples"] == "79"
 
 
 def test_a_run_killed_before_its_network_is_written_finishes_at_once(finished, tmp_path):
     directory = tmp_path / "run"
     shutil.copytree(finished[0], directory)
     (directory / "model.keras").unlink()
-    result = run("training/train.py", "--run-dir", directory, "--strategy=mirrored", "--virtual-cpus", 2, *SHORT)
+    result = run("training/train.py", "--run-dir", directory, *REPLICAS)
     assert "step 44 of 44" in result.stdout and "Finished 2 epochs" in result.stdout
     for one, other in zip(
         *(load_model(d / "model.keras").get_weights() for d in (finished[0], directory)), strict=True
@@ -200,8 +217,23 @@ def test_what_decides_a_batch_norm_must_be_the_same_on_resume(tmp_path):
     for changed in ({"replicas": 4, "sync_bn": False}, {"replicas": 2, "sync_bn": True}):
         with pytest.raises(ValueError, match="replicas: 2 there, 4 asked for|sync_bn: False there, True asked for"):
             run_directory.check(tmp_path, run_directory.as_json("digits-demo", recipe, **changed))
+    # A run that version 0.1 started goes on: it had no choice of precision.
+    older = {name: value for name, value in decided.items() if name not in run_directory.BEFORE}
+    run_directory.write_atomically(tmp_path / "recipe.json", json.dumps(older))
+    now = run_directory.as_json("digits-demo", recipe, replicas=2, sync_bn=False, precision="float32", xla=False)
+    assert run_directory.check(tmp_path, now)
+    assert run_directory.stored_recipe(tmp_path, recipes.Recipe)[0] == recipe
+    with pytest.raises(ValueError, match="precision: 'float32' there, 'float16' asked for"):
+        run_directory.check(tmp_path, {**now, "precision": "float16"})
     with pytest.raises(FileExistsError, match="is a file; it is kept"):
         run_directory.check(tmp_path / "labels.txt", decided)
+
+
+def test_a_history_of_an_older_version_gets_the_new_column(tmp_path):
+    (tmp_path / "history.csv").write_text("epoch,loss\n1,2.5\n")
+    rows = run_directory.read_history(tmp_path, 1)
+    run_directory.write_history(tmp_path, [*rows, {"epoch": 2, "loss": 1.5, "examples": 64}])
+    assert (tmp_path / "history.csv").read_text() == "epoch,loss,examples\n1,2.5,\n2,1.5,64\n"
 
 
 def test_a_folder_that_holds_something_else_is_refused_and_kept(tmp_path):
@@ -219,10 +251,13 @@ def test_a_folder_that_holds_something_else_is_refused_and_kept(tmp_path):
         (("--batch-size", 2000), "holds 1437 images, fewer than one --batch-size"),
         (("--batch-size", 63, "--strategy=mirrored", "--virtual-cpus", 2), "divisible by the 2 replicas"),
         (("--steps", 0), "--steps must be at least 1"),
+        (("--xla", "--sync-bn"), "choose one"),
+        (("--strategy=multi_worker_mirrored",), "needs --run-dir"),
     ],
 )
 def test_bad_flags_are_refused_before_anything_is_written(tmp_path, arguments, message):
-    assert message in error_of("training/train.py", "--run-dir", tmp_path / "run", *arguments)
+    directory = () if "needs --run-dir" in message else ("--run-dir", tmp_path / "run")
+    assert message in error_of("training/train.py", *directory, *arguments)
     assert not (tmp_path / "run").exists()
 
 
@@ -249,6 +284,7 @@ def test_evaluate_refuses_what_does_not_fit(tmp_path):
 
 def test_evaluate_refuses_what_is_no_model(tmp_path):
     assert "No model file at" in error_of("training/evaluate.py", "--model", tmp_path / "missing.keras")
+    assert "holds neither recipe.json" in evaluation_error("--model", tmp_path)
     text = tmp_path / "text.keras"
     text.write_text("not a model")
     assert "is not a Keras model file" in error_of("training/evaluate.py", "--model", text)

@@ -7,22 +7,23 @@ import numpy as np
 import pytest
 
 import loop
+import optimization
 import recipes
 import train
-from na_keras import NAMobileNetV2
+from na_keras import NAMobileNetV2, TimmLamb
 
 DEMO = recipes.RECIPES["digits-demo"]
 STEPS_PER_EPOCH = 1_281_167 // 256
 
 
 def rates(name, *epochs, steps_per_epoch=STEPS_PER_EPOCH):
-    schedule = loop.make_schedule(recipes.RECIPES[name], steps_per_epoch)
+    schedule = optimization.make_schedule(recipes.RECIPES[name], steps_per_epoch)
     return [float(schedule(int(epoch * steps_per_epoch))) for epoch in epochs]
 
 
 @pytest.mark.parametrize("name", ["resnet50-paper", "resnet50-released-code"])
 def test_resnet_drops_by_ten_every_thirty_epochs_at_the_first_step_of_the_epoch(name):
-    schedule = loop.make_schedule(recipes.RECIPES[name], STEPS_PER_EPOCH)
+    schedule = optimization.make_schedule(recipes.RECIPES[name], STEPS_PER_EPOCH)
     for epoch, rate in ((30, 0.01), (60, 1e-3), (90, 1e-4)):
         assert float(schedule(epoch * STEPS_PER_EPOCH - 1)) == pytest.approx(10 * rate)
         assert float(schedule(epoch * STEPS_PER_EPOCH)) == pytest.approx(rate)
@@ -31,7 +32,7 @@ def test_resnet_drops_by_ten_every_thirty_epochs_at_the_first_step_of_the_epoch(
 
 def test_a_short_run_of_a_step_schedule_never_drops():
     recipe = recipes.get_recipe("resnet50-paper", epochs=2)
-    schedule = loop.make_schedule(recipe, 10)
+    schedule = optimization.make_schedule(recipe, 10)
     np.testing.assert_allclose([float(schedule(step)) for step in (0, 19, 20)], 0.1, rtol=1e-6)
 
 
@@ -44,7 +45,7 @@ def test_mobilenet_follows_a_cosine_with_and_without_warmup():
 def test_released_mobilenet_recipe_spares_what_the_script_spares():
     recipe = recipes.RECIPES["mobilenetv2-released-code"]
     variables = NAMobileNetV2().trainable_variables
-    optimizer = loop.make_optimizer(recipe, 0.1, variables)
+    optimizer = optimization.make_optimizer(recipe, 0.1, variables)
     decayed = {v.path for v in variables if optimizer._use_weight_decay(v)}
     kinds = {
         "convolution": "block_3_project/kernel",
@@ -69,7 +70,7 @@ def test_released_mobilenet_recipe_spares_what_the_script_spares():
 
 def test_paper_recipes_decay_everything():
     variables = NAMobileNetV2(alpha=0.35).trainable_variables
-    optimizer = loop.make_optimizer(recipes.RECIPES["mobilenetv2-paper"], 0.1, variables)
+    optimizer = optimization.make_optimizer(recipes.RECIPES["mobilenetv2-paper"], 0.1, variables)
     assert all(optimizer._use_weight_decay(v) for v in variables) and optimizer.l2 == 1e-4
 
 
@@ -80,6 +81,18 @@ def test_paper_and_released_code_disagree_only_where_said():
     assert (paper.epochs, paper.batch_size, paper.weight_decay, paper.momentum) == (100, 256, 1e-4, 0.9)
     mobile = recipes.RECIPES["mobilenetv2-paper"]
     assert (mobile.epochs, mobile.batch_size, mobile.warmup_epochs) == (150, 512, 0)
+
+
+def test_the_modern_recipe_is_procedure_a3():
+    recipe = recipes.RECIPES["resnet50-a3"]
+    numbers = (recipe.epochs, recipe.batch_size, recipe.learning_rate, recipe.weight_decay, recipe.warmup_epochs)
+    assert numbers == (100, 2048, 8e-3, 0.02, 5)
+    assert (recipe.size, recipe.tested_size, recipe.evaluation_resize) == (160, 224, 235)
+    assert recipe.mix == {"mixup": 0.1, "cutmix": 1.0, "threshold": 0.2} and recipe.rand_augment == 6
+    variables = NAMobileNetV2(alpha=0.35).trainable_variables
+    optimizer = optimization.make_optimizer(recipe, 0.1, variables)
+    assert isinstance(optimizer, TimmLamb) and optimizer.decay == 0.02
+    assert all(optimizer._use_weight_decay(v) == (len(v.shape) > 1) for v in variables)
 
 
 @pytest.mark.parametrize("name", recipes.RECIPES)
@@ -100,6 +113,11 @@ def test_every_recipe_resolves(name):
         ({"learning_rate": float("nan")}, "learning_rate must be at least 0"),
         ({"label_smoothing": 1.5}, "between 0 and 1"),
         ({"seed": -1}, "seed must be between 0 and .*Received: -1"),
+        ({"optimizer": "adam"}, "optimizer must be one of .*'lamb'.*Received: 'adam'"),
+        ({"loss": "hinge"}, "loss must be one of .*'binary_cross_entropy'.*Received: 'hinge'"),
+        ({"rand_augment": 11}, "rand_augment must be between 0 and 10"),
+        ({"ema_decay": 1.5}, "ema_decay must be between 0 and 1"),
+        ({"evaluation_size": 64}, "evaluation_resize must be at least 64. Received: 48"),
         ({"crop_area": (0.5, 0.2)}, "crop_area must be a range"),
         ({"crop_area": (0.5, 1.2)}, "crop_area must be a range"),
     ],
@@ -136,10 +154,10 @@ def test_a_missing_package_is_named_before_any_work(monkeypatch):
 
 @pytest.mark.parametrize("synchronized", [False, True])
 def test_sync_bn_reaches_every_batch_norm(synchronized):
-    model = loop.make_model(DEMO, 10, synchronized)
+    model = loop.make_model(DEMO, 10, synchronized, 48)
     norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
     assert len(norms) == 52 and {layer.synchronized for layer in norms} == {synchronized}
-    resnet = loop.make_model(recipes.get_recipe("digits-demo", model="ResNet18"), 10, synchronized)
+    resnet = loop.make_model(recipes.get_recipe("digits-demo", model="ResNet18"), 10, synchronized, 48)
     norms = [layer for layer in resnet.layers if isinstance(layer, keras.layers.BatchNormalization)]
     assert {layer.synchronized for layer in norms} == {synchronized}
 

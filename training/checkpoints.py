@@ -41,8 +41,27 @@ def save(checkpoint, folder, step):
         shutil.rmtree(old)
 
 
-def restore(checkpoint, folder):
-    """Restores the newest readable checkpoint.
+def read(checkpoint, path, partial=False):
+    """Reads one checkpoint.
+
+    Args:
+        checkpoint: tf.train.Checkpoint of what to fill.
+        path: of the checkpoint's folder.
+        partial: leave what else is there, instead of insisting that nothing is left.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    try:
+        status = checkpoint.read(str(path / "state"))
+        status.expect_partial()
+        (status.assert_existing_objects_matched if partial else status.assert_consumed)()
+    except UNREADABLE as error:
+        raise CheckpointError(f"the checkpoint {path} is damaged and not used: {error}") from error
+
+
+def restore(checkpoint, folder, partial=False):
+    """Restores the newest readable checkpoint; `partial` as in `read`.
 
     Returns:
         Its folder, or None if there is no checkpoint at all.
@@ -53,10 +72,10 @@ def restore(checkpoint, folder):
     paths = newest_first(pathlib.Path(folder))
     for path in paths:
         try:
-            checkpoint.read(str(path / "state")).assert_consumed()
+            read(checkpoint, path, partial)
             return path
-        except UNREADABLE as error:
-            print(f"WARNING: the checkpoint {path} is damaged and not used: {error}", file=sys.stderr)
+        except CheckpointError as error:
+            print(f"WARNING: {error}", file=sys.stderr)
     if paths:
         raise CheckpointError(f"None of the checkpoints in {folder} can be read; the folder is kept as it is.")
     return None

@@ -1,8 +1,11 @@
 """Evaluates a trained network: single-crop top-1 and top-5 over every image of a dataset's validation split.
 
     python training/evaluate.py --model runs/demo/model.keras
+    python training/evaluate.py --model runs/demo                               # its newest checkpoint
+    python training/evaluate.py --model runs/demo/checkpoints/step-00000330
+    python training/evaluate.py --model exported/demo/1 --dataset digits        # a SavedModel
 
-Dataset and image sizes are those of the run that made the file (recipe.json beside it) unless given.
+Dataset and sizes are those of the run (recipe.json) or of the export (manifest.json) unless given.
 """
 
 import argparse
@@ -15,7 +18,7 @@ os.environ["KERAS_BACKEND"] = "tensorflow"
 
 def parse_arguments(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="a .keras file")
+    parser.add_argument("--model", required=True, help="a .keras file, run, checkpoint or SavedModel")
     parser.add_argument("--dataset", help="instead of the run's")
     parser.add_argument("--data-dir", help="where the dataset lies")
     parser.add_argument("--resize", type=int, help="pixels of the shorter side before the crop, instead of the run's")
@@ -27,40 +30,40 @@ def main(argv=None):
     arguments = parse_arguments(argv)
     import tensorflow as tf
 
-    import loop
+    import checkpoints
+    import evaluation
     import steps
+    import trained
     from na_keras.data import load_source
-    from na_keras.model_files import check_classifier, load_model, training_record
 
     try:
-        model = load_model(arguments.model)
-        check_classifier(model)
-        recipe, _ = training_record(arguments.model)
-        dataset = arguments.dataset or (recipe and recipe.get("dataset"))
-        resize = arguments.resize or (recipe and recipe.get("evaluation_resize"))
+        network = trained.open_trained(arguments.model)
+        dataset, resize = arguments.dataset or network.dataset, arguments.resize or network.resize
         if dataset is None or resize is None:
-            raise ValueError(f"There is no recipe.json beside {arguments.model}: give --dataset and --resize.")
-        source = load_source(dataset, "validation", arguments.data_dir)
-        classes, size = model.output_shape[-1], model.input_shape[1]
-        if size is None or model.input_shape[2] != size:
-            raise ValueError(f"Expected a network of square images of a known size. Received: {model.input_shape}")
-        if resize < size or arguments.batch_size < 1:
             raise ValueError(
-                f"Expected --batch-size of at least 1 and --resize of at least the network's image size {size}. "
-                f"Received: {arguments.batch_size} and {resize}"
+                f"Nothing beside {arguments.model} says how it was trained: give --dataset and --resize. "
+                f"Known so far: --dataset={dataset} --resize={resize}"
             )
-        if classes != len(source.class_names):
-            raise ValueError(f"The network has {classes} classes, {dataset} has {len(source.class_names)}.")
-    except (ValueError, OSError) as error:
+        source = load_source(dataset, "validation", arguments.data_dir)
+        if resize < network.size or arguments.batch_size < 1:
+            raise ValueError(
+                "Expected --batch-size of at least 1 and --resize of at least the network's image size "
+                f"{network.size}. Received: {arguments.batch_size} and {resize}"
+            )
+        if network.classes != len(source.class_names):
+            raise ValueError(f"The network has {network.classes} classes, {dataset} has {len(source.class_names)}.")
+    except (ValueError, OSError, checkpoints.CheckpointError) as error:
         sys.exit(f"evaluate.py: {error}")
     strategy = tf.distribute.get_strategy()
-    evaluate_steps = steps.make_evaluate_steps(strategy, model)
+    evaluate_steps = steps.make_evaluate_steps(strategy, network.predict, network.from_logits)
     try:
-        result, count = loop.evaluate(strategy, evaluate_steps, source, arguments.batch_size, resize, size)
-    except loop.UnreadableImageError as error:
+        result, count = evaluation.evaluate(
+            strategy, evaluate_steps, source, arguments.batch_size, resize, network.size
+        )
+    except evaluation.UnreadableImageError as error:
         sys.exit(f"evaluate.py: {error}")
     print(
-        f"{arguments.model} on {source.name}: top-1 {100 * result['top1']:.2f} %, top-5 {100 * result['top5']:.2f} %, "
+        f"{network.path} on {source.name}: top-1 {100 * result['top1']:.2f} %, top-5 {100 * result['top5']:.2f} %, "
         f"loss {result['loss']:.4f}, over {count} images"
     )
     return result

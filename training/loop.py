@@ -5,69 +5,102 @@ checkpoint holds everything else (weights, batch-norm statistics, dropout seeds,
 a run continues from its newest checkpoint as if nothing had happened.
 """
 
-import contextlib
-import re
+import functools
 import signal
 import time
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 import checkpoints
 import curves
+import evaluation
+import optimization
 import run_directory
 import steps
+import strategies
 from na_keras.data import pipeline
 from na_keras.models import MODELS
-from na_keras.optimizers import TorchSGD
+
+LOG_EVERY = 100  # steps between points in TensorBoard
 
 
-def make_model(recipe, classes, sync_bn):
-    """The recipe's network, freshly initialised from its seed."""
+def make_model(recipe, classes, sync_bn, size, activation=None):
+    """The recipe's network, freshly initialised from its seed; without an activation its outputs are logits."""
     keras.utils.set_random_seed(recipe.seed)
     return MODELS[recipe.model](
-        input_shape=(recipe.size, recipe.size, 3),
+        input_shape=(size, size, 3),
         classes=classes,
+        classifier_activation=activation,
         attention=recipe.attention,
         synchronized_batch_norm=sync_bn,
         **recipe.model_options,
     )
 
 
-def make_schedule(recipe, steps_per_epoch):
-    """Learning rate as a function of the number of finished steps."""
-    warmup, total = recipe.warmup_epochs * steps_per_epoch, recipe.epochs * steps_per_epoch
-    if recipe.schedule == "step":
-        # The last one lies beyond the end: Keras wants at least one.
-        drops = range(recipe.decay_epochs, recipe.epochs + recipe.decay_epochs, recipe.decay_epochs)
-        # Keras keeps the old value up to and including a boundary.
-        boundaries = [epoch * steps_per_epoch - 1 for epoch in drops]
-        rates = [recipe.learning_rate * recipe.decay_factor**k for k in range(len(boundaries) + 1)]
-        return keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, rates)
-    return keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=0.0 if warmup else recipe.learning_rate,
-        decay_steps=max(1, total - warmup),
-        warmup_target=recipe.learning_rate if warmup else None,
-        warmup_steps=warmup,
-    )
+def policy(precision):
+    """Keras' dtype policy of that --precision."""
+    return precision if precision == "float32" else f"mixed_{precision}"
 
 
-def make_optimizer(recipe, schedule, variables):
-    """SGD as PyTorch has it, built for the variables, some of them spared from the decay."""
-    optimizer = TorchSGD(schedule, recipe.momentum, l2=recipe.weight_decay)
-    spared = [v for v in variables if any(re.search(pattern, v.path) for pattern in recipe.no_weight_decay)]
-    optimizer.exclude_from_weight_decay(var_list=spared)
-    optimizer.build(variables)
-    return optimizer
+def augmentation_options(recipe):
+    """What of a recipe pipeline.training_batches takes."""
+    return {
+        "batch_size": recipe.batch_size,
+        "size": recipe.size,
+        "area": recipe.crop_area,
+        "aspect": recipe.crop_aspect,
+        "flip": recipe.flip,
+        "antialias": recipe.antialias,
+        "rand_augment": recipe.rand_augment,
+        "mix": recipe.mix,
+        "skip_unreadable": recipe.skip_unreadable,
+    }
 
 
-def evaluate(strategy, evaluate_steps, source, batch_size, resize, size):
-    """Means over every example of the source, and how many that were."""
-    batches = pipeline.evaluation_batches(source, batch_size=batch_size, resize=resize, size=size)
-    iterator = iter(strategy.experimental_distribute_dataset(batches))
-    with naming_unreadable_images(source, None, 0, 0, batch_size):
-        sums, _ = evaluate_steps(iterator, tf.constant(-(-source.count // batch_size)), steps.NO_SUMS)
-    return steps.means(sums), int(sums[-1])
+def epoch_iterator(strategy, source, recipe, epoch, first_step):
+    """The strategy's iterator over the rest of an epoch."""
+    options = {"seed": recipe.seed, "epoch": epoch, "first_step": first_step, **augmentation_options(recipe)}
+    batches = functools.partial(pipeline.training_batches, source, **options)
+    return iter(strategy.distribute_datasets_from_function(lambda context: batches(context=context)))
+
+
+class Run:
+    """What a run consists of on the devices: network, moving average, optimizer, loss scale, and the sums of the
+    unfinished epoch; everything of it that a checkpoint holds.
+    """
+
+    def __init__(self, recipe, strategy, classes, steps_per_epoch, precision="float32", sync_bn=False):
+        """Builds all of it in the strategy's scope; keras.config.set_dtype_policy comes before."""
+        self.schedule = optimization.make_schedule(recipe, steps_per_epoch)
+        size = recipe.size if recipe.tested_size == recipe.size else None
+        with strategy.scope():
+            self.model = make_model(recipe, classes, sync_bn, size)
+            self.optimizer = optimization.make_optimizer(recipe, self.schedule, self.model.trainable_variables)
+            self.averaged = None if recipe.ema_decay is None else make_model(recipe, classes, sync_bn, size)
+            self.loss_scale = optimization.LossScale() if precision == "float16" else None
+        self.partial_sums = tf.Variable(steps.NO_SUMS)
+        optional = {
+            "averaged": self.averaged and [variable.value for variable in self.averaged.variables],
+            "loss_scale": self.loss_scale and self.loss_scale.variables,
+        }
+        self.checkpoint = tf.train.Checkpoint(
+            model=[variable.value for variable in self.model.variables],
+            optimizer=[variable.value for variable in self.optimizer.variables],
+            partial_sums=self.partial_sums,
+            **{name: value for name, value in optional.items() if value is not None},
+        )
+
+    @property
+    def tested(self):
+        """The network that is evaluated and saved."""
+        return self.averaged or self.model
+
+    @property
+    def step(self):
+        """Steps finished."""
+        return int(self.optimizer.iterations.numpy())
 
 
 class Interruption:
@@ -88,22 +121,6 @@ class Interruption:
             signal.signal(number, handler)
 
 
-class UnreadableImageError(ValueError):
-    """An image does not decode; the message names it."""
-
-
-@contextlib.contextmanager
-def naming_unreadable_images(source, *position):
-    """Turns TensorFlow's error about some image into one that names it; `position` as in pipeline.first_unreadable."""
-    try:
-        yield
-    except tf.errors.InvalidArgumentError as error:
-        found = pipeline.first_unreadable(source, *position)
-        if found is None:
-            raise
-        raise UnreadableImageError(f"{source.name}: the image {found[0]} cannot be decoded: {found[1]}") from error
-
-
 class NotFiniteError(ArithmeticError):
     """The loss or a weight is not finite; the message names the step and the last good checkpoint."""
 
@@ -120,7 +137,85 @@ def check_finite(failed, first_step, model, folder):
     )
 
 
-def train(recipe, directory, strategy, sources, sync_bn, checkpoint_every, steps_per_call, stop_after):
+class Report:
+    """Tells a person how training goes: a progress bar on the terminal, points in TensorBoard, a row in speed.csv.
+
+    Only a chief's report writes files. The first call of a process, which compiles, is left out of the speeds.
+    """
+
+    def __init__(self, directory, recipe, steps_per_epoch, schedule, chief):
+        self.directory, self.recipe, self.schedule, self.chief = directory, recipe, schedule, chief
+        self.steps_per_epoch = steps_per_epoch
+        self.spent = np.zeros(3)  # in this epoch: steps, seconds, seconds of them waiting for input
+        self.compiling = None  # the same of the call that compiled, if that was in this epoch
+        self.called = False
+        folder = str(directory / run_directory.TENSORBOARD)
+        self.logs = tf.summary.create_file_writer(folder) if chief else tf.summary.create_noop_writer()
+
+    def start_epoch(self, step, total):
+        """Before the first step of an epoch, or of what is left of one."""
+        remaining = ""
+        if self.spent[0]:
+            seconds = (total - step) * self.speed()["step_milliseconds"] / 1000
+            remaining = f", about {seconds // 3600:.0f} h {seconds % 3600 / 60:.0f} min to go"
+        print(f"Epoch {step // self.steps_per_epoch + 1}/{self.recipe.epochs}{remaining}")
+        names = list(steps.SUMS[:-1])
+        self.bar = keras.utils.Progbar(self.steps_per_epoch, unit_name="step", stateful_metrics=names)
+        self.spent, self.compiling, self.since = np.zeros(3), np.zeros(3), time.perf_counter()
+
+    def after_call(self, step, count, sums, waited):
+        """After `count` more steps, `step` in all."""
+        now = time.perf_counter()
+        spent = np.array([count, now - self.since, waited])
+        self.spent, self.since = self.spent + spent, now
+        if not self.called:
+            self.called, self.compiling = True, spent
+        means = steps.means(sums)
+        # A call's end is the epoch's end where the step divides.
+        self.bar.update((step - 1) % self.steps_per_epoch + 1, list(means.items()))
+        if step // LOG_EVERY > (step - count) // LOG_EVERY:
+            values = {f"epoch_so_far/{name}": value for name, value in means.items()}
+            self.write(step, {**values, "learning_rate": float(self.schedule(step - 1)), **self.speed()})
+
+    def speed(self):
+        """Images a second and milliseconds a step, whole and split, since the start of the epoch."""
+        counted = self.spent - self.compiling if self.spent[0] > self.compiling[0] else self.spent
+        count, seconds, waited = counted
+        return {
+            "images_per_second": count * self.recipe.batch_size / seconds,
+            "step_milliseconds": 1000 * seconds / count,
+            "input_wait_milliseconds": 1000 * waited / count,
+            "compute_milliseconds": 1000 * (seconds - waited) / count,
+        }
+
+    def write(self, step, values):
+        """Points in TensorBoard."""
+        with self.logs.as_default(step):
+            for name, value in values.items():
+                tf.summary.scalar(name, value)
+        self.logs.flush()
+
+    def end_epoch(self, row, count, skipped, overflows):
+        """After the evaluation of an epoch, with its row of history.csv."""
+        speed = self.speed()
+        self.write(row["step"], {**row, **speed})
+        if self.chief:
+            run_directory.append_speed(self.directory, {"epoch": row["epoch"], "steps": int(self.spent[0]), **speed})
+        print(
+            f"    held out ({count} images): loss {row['validation_loss']:.4f}, "
+            f"top-1 {100 * row['validation_top1']:.2f} %, top-5 {100 * row['validation_top5']:.2f} %; "
+            f"{speed['images_per_second']:.0f} images/s, a step {speed['step_milliseconds']:.1f} ms, "
+            f"{speed['input_wait_milliseconds']:.1f} ms of it waiting for input"
+        )
+        if skipped:
+            print(f"    WARNING: {skipped} unreadable training images were left out of this epoch")
+        if overflows:
+            print(f"    {overflows} steps since the start overflowed in float16 and changed nothing")
+
+
+def train(
+    recipe, directory, strategy, sources, *, sync_bn, precision, xla, checkpoint_every, steps_per_call, stop_after
+):
     """Trains to the recipe's last epoch, from the newest checkpoint in `directory` if there is one.
 
     Args:
@@ -129,107 +224,102 @@ def train(recipe, directory, strategy, sources, sync_bn, checkpoint_every, steps
         strategy: tf.distribute.Strategy.
         sources: (training, validation), each a na_keras.data.source.Source.
         sync_bn: batch statistics over all replicas.
+        precision: "float32", "bfloat16" or "float16".
+        xla: compile the forward and backward pass with XLA.
         checkpoint_every: steps between checkpoints, besides the one after each epoch.
         steps_per_call: optimizer steps per call of the compiled function.
         stop_after: None, or the number of steps after which to stop and leave the run unfinished.
 
     Returns:
-        (rows of history.csv, steps done, the signal that interrupted the run or None). The run is finished if
-        model.keras is there.
+        (rows of history.csv, steps done, the signal that interrupted the run or None, whether it is finished).
 
     Raises:
         NotFiniteError: the loss or a weight is not finite. The last good checkpoint is kept.
         CheckpointError: no checkpoint of an unfinished run can be read.
         UnreadableImageError: an image does not decode.
+        DisagreementError: several machines that do not see the same run directory.
     """
     training, validation = sources
+    classes, chief, machines = len(training.class_names), strategies.is_chief(strategy), strategies.machines(strategy)
     steps_per_epoch = training.count // recipe.batch_size
     total = recipe.epochs * steps_per_epoch
-    schedule = make_schedule(recipe, steps_per_epoch)
-    with strategy.scope():
-        model = make_model(recipe, len(training.class_names), sync_bn)
-        optimizer = make_optimizer(recipe, schedule, model.trainable_variables)
-    partial_sums = tf.Variable(steps.NO_SUMS)
-    checkpoint = tf.train.Checkpoint(
-        model=[variable.value for variable in model.variables],
-        optimizer=[variable.value for variable in optimizer.variables],
-        partial_sums=partial_sums,
-    )
+    keras.config.set_dtype_policy(policy(precision))
+    run = Run(recipe, strategy, classes, steps_per_epoch, precision, sync_bn)
     folder = directory / run_directory.CHECKPOINTS
     with strategy.scope():
-        restored = checkpoints.restore(checkpoint, folder)
-    step = int(optimizer.iterations.numpy())
+        restored = checkpoints.restore(run.checkpoint, folder)
+    step = run.step
+    strategies.check_same_step(strategy, step)
     if restored:
         print(f"Resuming from {restored}: step {step} of {total}")
-    train_steps = steps.make_train_steps(strategy, model, optimizer, recipe)
-    evaluate_steps = steps.make_evaluate_steps(strategy, model)
+    train_steps = steps.make_train_steps(strategy, run.model, run.optimizer, recipe, run.loss_scale, run.averaged, xla)
+    evaluate_steps = steps.make_evaluate_steps(strategy, lambda images: run.tested(images, training=False))
     rows = run_directory.read_history(directory, step // steps_per_epoch)
-    logs = tf.summary.create_file_writer(str(directory / run_directory.TENSORBOARD))
+    report = Report(directory, recipe, steps_per_epoch, run.schedule, chief)
     stop = min(total, stop_after or total)
     interruption = Interruption()
+    stopped = False  # on all machines alike
 
-    while step < stop and not interruption.signal:
+    def save():
+        check_finite(-1, step, run.model, folder)
+        if chief:
+            checkpoints.save(run.checkpoint, folder, step)
+
+    while step < stop and not stopped:
         epoch, first = divmod(step, steps_per_epoch)
-        batches = pipeline.training_batches(
-            training,
-            seed=recipe.seed,
-            epoch=epoch,
-            first_step=first,
-            batch_size=recipe.batch_size,
-            size=recipe.size,
-            area=recipe.crop_area,
-            aspect=recipe.crop_aspect,
-            flip=recipe.flip,
-            antialias=recipe.antialias,
-        )
-        iterator = iter(strategy.experimental_distribute_dataset(batches))
-        print(f"Epoch {epoch + 1}/{recipe.epochs}")
-        bar = keras.utils.Progbar(steps_per_epoch, unit_name="step", stateful_metrics=list(steps.SUMS[:-1]))
-        started, started_at = time.perf_counter(), step
+        iterator = epoch_iterator(strategy, training, recipe, epoch, first)
+        report.start_epoch(step, total)
         end = min((epoch + 1) * steps_per_epoch, stop)
-        while step < end and not interruption.signal:
+        while step < end and not stopped:
             count = min(steps_per_call, end - step, checkpoint_every - step % checkpoint_every)
-            with naming_unreadable_images(
-                training, recipe.seed, epoch, step - epoch * steps_per_epoch, recipe.batch_size
-            ):
-                sums, failed = train_steps(iterator, tf.constant(count), partial_sums.read_value())
-            if failed >= 0:
-                check_finite(int(failed), step, model, folder)
-            partial_sums.assign(sums)
+            position = recipe.seed, epoch, step - epoch * steps_per_epoch, recipe.batch_size
+            asked = tf.constant(float(interruption.signal is not None))
+            with evaluation.naming_unreadable_images(training, *position):
+                result = train_steps(iterator, tf.constant(count), run.partial_sums.read_value(), asked)
+            if result["failed"] >= 0:
+                check_finite(int(result["failed"]), step, run.model, folder)
+            run.partial_sums.assign(result["sums"])
             step += count
-            bar.update(step - epoch * steps_per_epoch, list(steps.means(sums).items()))
+            # One machine need not wait for the others' votes, which the next call would bring.
+            stopped = bool(result["stop"] > 0) if machines > 1 else interruption.signal is not None
+            report.after_call(step, count, result["sums"], float(result["waited"]))
             if step % checkpoint_every == 0 and step < end:
-                check_finite(-1, step, model, folder)
-                checkpoints.save(checkpoint, folder, step)
-        check_finite(-1, step, model, folder)
+                save()
         if step % steps_per_epoch == 0:
-            images_per_second = (step - started_at) * recipe.batch_size / (time.perf_counter() - started)
-            trained = steps.means(partial_sums.numpy())
-            validated, count = evaluate(
-                strategy, evaluate_steps, validation, recipe.batch_size, recipe.evaluation_resize, recipe.size
+            check_finite(-1, step, run.model, folder)
+            sums = run.partial_sums.numpy()
+            strategies.copy_from_first(strategy, run.tested.non_trainable_variables)
+            validated, count = evaluation.evaluate(
+                strategy, evaluate_steps, validation, recipe.batch_size, recipe.evaluation_resize, recipe.tested_size
             )
             # The rate of the epoch's last step: the schedule's argument counts finished steps.
-            row = {"epoch": epoch + 1, "step": step, "learning_rate": float(schedule(step - 1)), **trained}
-            row |= {f"validation_{name}": value for name, value in validated.items()}
+            row = {"epoch": epoch + 1, "step": step, "learning_rate": float(run.schedule(step - 1))}
+            row |= steps.means(sums) | {f"validation_{name}": value for name, value in validated.items()}
+            row["examples"] = int(sums[-1])
             rows.append(row)
-            # Before the checkpoint: a run killed between the two repeats the epoch's end and writes the row again.
-            run_directory.write_history(directory, rows)
-            with logs.as_default(step):
-                for name, value in {**row, "images_per_second": images_per_second}.items():
-                    tf.summary.scalar(name, value)
-            logs.flush()
-            print(
-                f"    held out ({count} images): loss {validated['loss']:.4f}, top-1 {100 * validated['top1']:.2f} %, "
-                f"top-5 {100 * validated['top5']:.2f} %; {images_per_second:.0f} images/s"
-            )
-            partial_sums.assign(steps.NO_SUMS)
-        checkpoints.save(checkpoint, folder, step)
+            if chief:
+                # Before the checkpoint: a run killed between the two repeats the epoch's end and writes the row again.
+                run_directory.write_history(directory, rows)
+            overflows = int(run.loss_scale.overflows.numpy()) if run.loss_scale else 0
+            report.end_epoch(row, count, steps_per_epoch * recipe.batch_size - int(sums[-1]), overflows)
+            run.partial_sums.assign(steps.NO_SUMS)
+        save()
     interruption.restore()
-    if step == total:
-        temporary = directory / f".tmp.{run_directory.MODEL}"
-        model.save(temporary)
-        temporary.rename(directory / run_directory.MODEL)
-    if rows:
-        title = f"{recipe.model}, attention {recipe.attention}, {recipe.dataset}"
-        curves.draw(rows, directory / run_directory.CURVES, title)
-    return rows, step, interruption.signal
+    if chief:
+        if step == total:
+            save_network(recipe, run.tested, classes, directory)
+        if rows:
+            title = f"{recipe.model}, attention {recipe.attention}, {recipe.dataset}"
+            curves.draw(rows, directory / run_directory.CURVES, title)
+    strategies.total(strategy, 0)  # no machine leaves before the chief is done
+    signal_received = interruption.signal or (signal.SIGTERM if stopped else None)
+    return rows, step, signal_received, step == total
+
+
+def save_network(recipe, trained, classes, directory):
+    """Writes model.keras: the trained weights in a network of one device that ends in a softmax."""
+    network = make_model(recipe, classes, sync_bn=False, size=recipe.tested_size, activation="softmax")
+    network.set_weights(trained.get_weights())
+    temporary = directory / f".tmp.{run_directory.MODEL}"
+    network.save(temporary)
+    temporary.rename(directory / run_directory.MODEL)

@@ -1,10 +1,11 @@
 """The folder of a run: what decided it, what it has reached, what it made.
 
-recipe.json        the resolved recipe, replicas and --sync-bn, written before the first step; a resumed run must
-                   have the same
+recipe.json        the resolved recipe, replicas, --sync-bn, --precision and --xla, written before the first step; a
+                   resumed run must have the same
 environment.json   versions, command line, commit, devices, written before the first step, one entry per start
 labels.txt         class names, one a line
 history.csv        one row per epoch; holds nothing that depends on the clock, so equal runs have equal files
+speed.csv          one row per epoch and start: images/s, and the milliseconds of a step
 checkpoints/       the two newest checkpoints
 tensorboard/       logs, with learning rate and images/s
 curves.png         the history as a picture
@@ -15,6 +16,7 @@ import csv
 import dataclasses
 import datetime
 import importlib.metadata
+import io
 import json
 import os
 import pathlib
@@ -24,6 +26,13 @@ import sys
 
 RECIPE, ENVIRONMENT, LABELS, HISTORY = "recipe.json", "environment.json", "labels.txt", "history.csv"
 CURVES, MODEL, CHECKPOINTS, TENSORBOARD = "curves.png", "model.keras", "checkpoints", "tensorboard"
+SPEED = "speed.csv"
+# What runs did before there was a choice: the recipe.json of a run that version 0.1 started does not hold it.
+BEFORE = {
+    **{"precision": "float32", "xla": False, "optimizer": "sgd", "loss": "cross_entropy", "ema_decay": None},
+    **{"evaluation_size": None, "rand_augment": None, "mixup": 0.0, "cutmix": 0.0, "target_threshold": None},
+    "skip_unreadable": False,
+}
 PACKAGES = ("na-keras", "keras", "tensorflow", "numpy", "tensorflow-datasets")
 
 
@@ -40,8 +49,8 @@ def write_atomically(path, text):
 
 
 def as_json(recipe_name, recipe, **execution):
-    """What decides a run as it is stored: the recipe, and what of the execution changes its numbers (replicas, sync_bn,
-    because they decide whose images a batch norm sees). Tuples are lists there.
+    """What decides a run as it is stored: the recipe, and what of the execution changes its numbers (replicas and
+    sync_bn decide whose images a batch norm sees, precision and xla how it is rounded). Tuples are lists there.
     """
     return json.loads(json.dumps({"recipe": recipe_name, **dataclasses.asdict(recipe), **execution}))
 
@@ -75,7 +84,7 @@ def check(directory, decided):
         raise FileExistsError(
             f"{directory} is not empty and holds no run ({RECIPE} is missing); it is kept. Choose another --run-dir."
         )
-    stored = json.loads((directory / RECIPE).read_text("utf-8"))
+    stored = {**BEFORE, **json.loads((directory / RECIPE).read_text("utf-8"))}
     differences = [
         f"  {key}: {stored.get(key)!r} there, {decided.get(key)!r} asked for"
         for key in sorted({*stored, *decided})
@@ -87,6 +96,14 @@ def check(directory, decided):
             "or choose another --run-dir. Differences:\n" + "\n".join(differences)
         )
     return True
+
+
+def stored_recipe(directory, recipe_class):
+    """What decided the run in `directory`: (the Recipe, what else as a dictionary)."""
+    stored = {**BEFORE, **json.loads((directory / RECIPE).read_text("utf-8"))}
+    values = {field.name: stored.pop(field.name) for field in dataclasses.fields(recipe_class) if field.name in stored}
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    return recipe_class(**values), stored
 
 
 def commit():
@@ -145,6 +162,20 @@ def read_history(directory, epochs):
 
 
 def write_history(directory, rows):
-    """Replaces history.csv by these rows, all with the same keys."""
-    lines = [",".join(rows[0]), *(",".join(str(value) for value in row.values()) for row in rows)]
-    write_atomically(directory / HISTORY, "\n".join(lines) + "\n")
+    """Replaces history.csv by these rows. Columns are those of the last; an older version's rows may lack some."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[-1].keys(), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(directory / HISTORY, text.getvalue())
+
+
+def append_speed(directory, row):
+    """Adds a row to speed.csv."""
+    path = directory / SPEED
+    new = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, row.keys(), lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerow({name: value if isinstance(value, int) else f"{value:.3f}" for name, value in row.items()})

@@ -3,6 +3,7 @@
     python training/train.py                                  # the demo: NA-MobileNetV2 on scikit-learn's digits
     python training/train.py --strategy=mirrored              # on every GPU of this machine
     python training/train.py --strategy=mirrored --virtual-cpus=2    # a rehearsal of two replicas without GPUs
+    python training/train.py --recipe=resnet50-paper --attention=na --data-dir=DIR --strategy=mirrored   # ImageNet
 
 The demo takes about 2 minutes on 2 CPU cores and ends above 95 % on held-out handwriting. The run directory holds all
 that the run was and made (see run_directory.py); the same command line with the same --run-dir resumes an interrupted
@@ -10,6 +11,7 @@ run.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import importlib.util
 import json
@@ -55,9 +57,17 @@ def parse_arguments(argv):
     add("--recipe", default="digits-demo", help=f"one of {', '.join(recipes.RECIPES)} (default: %(default)s)")
     add("--run-dir", type=pathlib.Path, help="folder of the run (default: a fresh one under runs/)")
     add("--data-dir", type=pathlib.Path, help="where the dataset lies; what it must hold depends on --dataset")
-    add("--strategy", default="none", help='"none" or "mirrored" (default: %(default)s)')
+    names = '"none", "mirrored", "multi_worker_mirrored" or "tpu"'
+    add("--strategy", default="none", help=f"{names} (default: %(default)s)")
     add("--virtual-cpus", type=int, metavar="N", help="split the CPU into N replicas, to rehearse")
     add("--sync-bn", action="store_true", help="batch-norm statistics over all replicas")
+    add(
+        "--precision",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="of activations; weights, statistics and the loss stay float32 (default: %(default)s)",
+    )
+    add("--xla", action="store_true", help="compile the forward and backward pass with XLA")
     add("--steps", type=int, help="stop after N steps in all and leave the run unfinished")
     add("--checkpoint-every", type=int, default=1000, help="steps between checkpoints (default: %(default)s)")
     add("--steps-per-call", type=int, default=1, help="optimizer steps per compiled call (default: %(default)s)")
@@ -67,6 +77,10 @@ def parse_arguments(argv):
         value = getattr(arguments, name)
         if value is not None and value < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1. Received: {value}")
+    if arguments.strategy == "multi_worker_mirrored" and arguments.run_dir is None:
+        parser.error("--strategy=multi_worker_mirrored needs --run-dir: one folder that all machines see")
+    if arguments.xla and arguments.sync_bn:
+        parser.error("--xla compiles each replica by itself, and --sync-bn talks between replicas: choose one")
     return arguments
 
 
@@ -85,12 +99,17 @@ def main(argv=None):
     import keras
 
     import checkpoints
+    import evaluation
     import loop
     import recipes
     import run_directory
     import strategies
     from na_keras.data import load_source
 
+    errors = (
+        *(loop.NotFiniteError, evaluation.UnreadableImageError),
+        *(checkpoints.CheckpointError, strategies.DisagreementError),
+    )
     keras.config.set_image_data_format("channels_last")  # whatever this machine's keras.json says
     try:
         recipe = recipes.get_recipe(arguments.recipe, **recipe_overrides(arguments, recipes.Recipe))
@@ -98,33 +117,45 @@ def main(argv=None):
         strategy = strategies.make_strategy(arguments.strategy, arguments.virtual_cpus)
         strategies.check_batch_size(recipe.batch_size, strategy, recipe.accumulate)
         replicas = strategy.num_replicas_in_sync
-        decided = run_directory.as_json(arguments.recipe, recipe, replicas=replicas, sync_bn=arguments.sync_bn)
+        execution = {name: getattr(arguments, name) for name in ("sync_bn", "precision", "xla")}
+        decided = run_directory.as_json(arguments.recipe, recipe, replicas=replicas, **execution)
         resumed = run_directory.check(directory, decided)
         sources = [load_source(recipe.dataset, split, arguments.data_dir) for split in ("train", "validation")]
         if sources[0].count < recipe.batch_size:
             raise ValueError(f"{sources[0].name} holds {sources[0].count} images, fewer than one --batch-size.")
     except (ValueError, OSError) as error:
         sys.exit(f"train.py: {error}")
-    run_directory.start(directory, decided, strategy, sources[0].class_names)
-    print(
-        f"{'Resuming' if resumed else 'Starting'} {arguments.recipe} in {directory}: {recipe.model} with attention "
-        f"{recipe.attention}, {sources[0].count} training and {sources[1].count} held-out images of "
-        f"{recipe.dataset}, {replicas} replica(s), global batch {recipe.batch_size}"
-    )
-    try:
-        rows, step, interrupted = loop.train(
-            recipe,
-            directory,
-            strategy,
-            sources,
-            arguments.sync_bn,
-            arguments.checkpoint_every,
-            arguments.steps_per_call,
-            arguments.steps,
+    with contextlib.ExitStack() as stack:
+        if strategies.is_chief(strategy):
+            run_directory.start(directory, decided, strategy, sources[0].class_names)
+        else:  # one machine talks
+            stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+        print(
+            f"{'Resuming' if resumed else 'Starting'} {arguments.recipe} in {directory}: {recipe.model} with attention "
+            f"{recipe.attention}, {sources[0].count} training and {sources[1].count} held-out images of "
+            f"{recipe.dataset}, {replicas} replica(s), global batch {recipe.batch_size}"
         )
-    except (loop.NotFiniteError, loop.UnreadableImageError, checkpoints.CheckpointError) as error:
-        sys.exit(f"train.py: {error}")
-    if (directory / run_directory.MODEL).exists():
+        try:
+            rows, step, interrupted, finished = loop.train(
+                recipe,
+                directory,
+                strategy,
+                sources,
+                **execution,
+                checkpoint_every=arguments.checkpoint_every,
+                steps_per_call=arguments.steps_per_call,
+                stop_after=arguments.steps,
+            )
+        except errors as error:
+            sys.exit(f"train.py: {error}")
+        return conclude(recipe, directory, sources, rows, step, interrupted, finished)
+
+
+def conclude(recipe, directory, sources, rows, step, interrupted, finished):
+    """Says how the run ended, and returns the exit code."""
+    import run_directory
+
+    if finished:
         print(
             f"Finished {recipe.epochs} epochs: top-1 {100 * float(rows[-1]['validation_top1']):.2f} % on "
             f"{sources[1].count} held-out images.\n"

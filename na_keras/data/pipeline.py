@@ -2,11 +2,17 @@
 
 Order and augmentation are pure functions of (seed, epoch, example), so training that starts at step k of an epoch sees
 exactly the batches that an uninterrupted epoch would have seen from there on. Iterators need not be saved.
+
+A tf.distribute strategy calls them once per machine, with a context that says which one it is
+(`strategy.distribute_datasets_from_function`). A machine decodes only its share of each global batch, every W-th
+example of W machines, and gets it in portions of one replica.
 """
 
 import tensorflow as tf
 
-from na_keras import preprocessing
+from na_keras import augmentation, preprocessing
+
+ONE_DEVICE = tf.distribute.InputContext()
 
 
 def epoch_seed(seed, epoch):
@@ -14,19 +20,50 @@ def epoch_seed(seed, epoch):
     return seed * 100_003 + epoch
 
 
-def training_batches(source, *, seed, epoch, first_step, batch_size, size, **augmentation):
+def or_blank(load, size):
+    """A dataset transformation: `load` for each example; where that fails, a blank image of weight 0 in its place."""
+
+    def load_one(example):
+        blank = tf.data.Dataset.from_tensors((tf.zeros((size, size, 3), tf.uint8), example["label"], 0.0))
+        loaded = tf.data.Dataset.from_tensors(example).map(load).ignore_errors()
+        return loaded.concatenate(blank).take(1)
+
+    parallel = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
+    return lambda examples: examples.interleave(load_one, cycle_length=16, **parallel)
+
+
+def training_batches(
+    source,
+    *,
+    seed,
+    epoch,
+    first_step,
+    batch_size,
+    size,
+    rand_augment=None,
+    mix=None,
+    skip_unreadable=False,
+    context=ONE_DEVICE,
+    **crop,
+):
     """Batches of one epoch from `first_step` on; the last, incomplete batch is dropped.
 
     Args:
         source: na_keras.data.source.Source.
-        seed, epoch: decide the order, and with each example's index its crop and flip.
+        seed, epoch: decide the order, and with each example's index its crop, flip and further augmentation.
         first_step: how many batches to leave out; they are skipped before decoding.
         batch_size: examples per batch, all replicas together.
         size: pixels of the images' sides.
-        **augmentation: `area`, `aspect`, `flip`, `antialias` of `preprocessing.training_image`.
+        rand_augment: None, or the magnitude of `augmentation.rand_augment`.
+        mix: None, or {"mixup": alpha, "cutmix": alpha, "threshold": share or None} of `augmentation.mixed_batch`; then
+            labels are float32 (portion, classes). Examples are mixed within a machine's share of the batch.
+        skip_unreadable: give an image that does not decode the weight 0 instead of stopping.
+        context: tf.distribute.InputContext, which machine this is and how many replicas there are.
+        **crop: `area`, `aspect`, `flip`, `antialias` of `preprocessing.training_image`.
 
     Returns:
-        tf.data.Dataset of (uint8 (batch_size, size, size, 3), int64 labels (batch_size,)).
+        tf.data.Dataset of (uint8 (portion, size, size, 3), int64 labels (portion,), float32 weights 1 or 0 (portion,)),
+        with portion = batch_size / replicas.
 
     Raises:
         ValueError: fewer examples than one batch.
@@ -37,33 +74,55 @@ def training_batches(source, *, seed, epoch, first_step, batch_size, size, **aug
 
     def load(example):
         image_seed = tf.random.fold_in(base, example["index"])
-        return preprocessing.training_image(example["image"], image_seed, size, **augmentation), example["label"]
+        image = preprocessing.training_image(example["image"], image_seed, size, **crop)
+        if rand_augment is not None:
+            # Of another stream than the crop's: fold_in with an index that no image has.
+            image = augmentation.rand_augment(image, tf.random.fold_in(image_seed, -1), rand_augment)
+        return image, example["label"], 1.0
 
-    examples = source.examples(epoch_seed(seed, epoch)).skip(first_step * batch_size)
-    batches = examples.map(load, tf.data.AUTOTUNE).batch(batch_size, drop_remainder=True)
-    return batches.prefetch(tf.data.AUTOTUNE)
+    machines, machine = context.num_input_pipelines, context.input_pipeline_id
+    examples = source.examples(epoch_seed(seed, epoch)).skip(first_step * batch_size).shard(machines, machine)
+    if skip_unreadable:
+        images = examples.apply(or_blank(load, size))
+    else:
+        images = examples.map(load, tf.data.AUTOTUNE)
+    portion = batch_size // context.num_replicas_in_sync
+    if mix is None:
+        return images.batch(portion, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+    classes = len(source.class_names)
+
+    def mixed(step, batch):
+        batch_seed = tf.random.fold_in(tf.random.fold_in(base, -1 - machine), step)
+        return augmentation.mixed_batch(*batch, batch_seed, classes, **mix)
+
+    shares = images.batch(batch_size // machines, drop_remainder=True).enumerate(first_step)
+    return shares.map(mixed, tf.data.AUTOTUNE).rebatch(portion, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
 
 
-def evaluation_batches(source, *, batch_size, resize, size):
-    """Every example once, in the stored order, in full batches: the last is filled up with weight 0.
+def evaluation_batches(source, *, batch_size, resize, size, context=ONE_DEVICE):
+    """Every example once, in the stored order, in full batches: the last ones are filled up with weight 0.
 
     Args:
         source: na_keras.data.source.Source.
         batch_size: examples per batch, all replicas together.
         resize, size: see `preprocessing.evaluation_image`.
+        context: tf.distribute.InputContext, which machine this is and how many replicas there are.
 
     Returns:
-        tf.data.Dataset of (uint8 (batch_size, size, size, 3), int64 labels, float32 weights 1 or 0, each
-        (batch_size,)). The weights add up to `source.count`.
+        tf.data.Dataset of (uint8 (portion, size, size, 3), int64 labels (portion,), float32 weights 1 or 0
+        (portion,)), with portion = batch_size / replicas. Over all machines the weights add up to `source.count`.
     """
 
     def load(example):
         return preprocessing.evaluation_image(example["image"], resize, size), example["label"], 1.0
 
+    machines, machine = context.num_input_pipelines, context.input_pipeline_id
+    own = len(range(machine, source.count, machines))
+    missing = -(-source.count // batch_size) * (batch_size // machines) - own
     filler = tf.data.Dataset.from_tensors((tf.zeros((size, size, 3), tf.uint8), tf.constant(0, tf.int64), 0.0))
-    examples = source.examples(None).map(load, tf.data.AUTOTUNE)
-    filled = examples.concatenate(filler.repeat(-source.count % batch_size))
-    return filled.batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+    images = source.examples(None).shard(machines, machine).map(load, tf.data.AUTOTUNE)
+    filled = images.concatenate(filler.repeat(missing))
+    return filled.batch(batch_size // context.num_replicas_in_sync, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
 
 
 def first_unreadable(source, seed, epoch, first_step, batch_size):

@@ -1,0 +1,97 @@
+"""What moves the weights, from a recipe: learning-rate schedule, optimizer, the scale of a half-precision loss, and the
+moving average of the weights.
+"""
+
+import re
+
+import keras
+import tensorflow as tf
+
+from na_keras import TimmLamb, TorchSGD
+
+AVERAGE_WARMUP = 10.0  # of tf.train.ExponentialMovingAverage: the first averages follow the weights closely
+
+
+def make_schedule(recipe, steps_per_epoch):
+    """Learning rate as a function of the number of finished steps."""
+    warmup, total = recipe.warmup_epochs * steps_per_epoch, recipe.epochs * steps_per_epoch
+    if recipe.schedule == "step":
+        # The last one lies beyond the end: Keras wants at least one.
+        drops = range(recipe.decay_epochs, recipe.epochs + recipe.decay_epochs, recipe.decay_epochs)
+        # Keras keeps the old value up to and including a boundary.
+        boundaries = [epoch * steps_per_epoch - 1 for epoch in drops]
+        rates = [recipe.learning_rate * recipe.decay_factor**k for k in range(len(boundaries) + 1)]
+        return keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, rates)
+    return keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=0.0 if warmup else recipe.learning_rate,
+        decay_steps=max(1, total - warmup),
+        warmup_target=recipe.learning_rate if warmup else None,
+        warmup_steps=warmup,
+    )
+
+
+def make_optimizer(recipe, schedule, variables):
+    """The recipe's optimizer, built for the variables, some of them spared from the decay."""
+    if recipe.optimizer == "lamb":
+        optimizer = TimmLamb(schedule, decay=recipe.weight_decay)
+    else:
+        optimizer = TorchSGD(schedule, recipe.momentum, l2=recipe.weight_decay)
+    spared = [v for v in variables if any(re.search(pattern, v.path) for pattern in recipe.no_weight_decay)]
+    optimizer.exclude_from_weight_decay(var_list=spared)
+    optimizer.build(variables)
+    return optimizer
+
+
+class LossScale:
+    """The factor that keeps small gradients of a float16 network from vanishing, adjusted as the run goes.
+
+    Starts at 2**15, doubles after 2000 steps without an overflow, halves with each one, never below 1 (Micikevicius et
+    al., arXiv 1710.03740). A step whose gradient overflows on any replica changes no weight on any.
+    """
+
+    START, PATIENCE = 2.0**15, 2000
+
+    def __init__(self):
+        """Call within the strategy's scope."""
+        self.value = tf.Variable(self.START, trainable=False)
+        self.finite_steps = tf.Variable(0, trainable=False)
+        self.overflows = tf.Variable(0, trainable=False)
+
+    @property
+    def variables(self):
+        """What a checkpoint must hold."""
+        return [self.value, self.finite_steps, self.overflows]
+
+    def update(self, finite):
+        """Takes note of one step, in cross-replica context.
+
+        Args:
+            finite: scalar boolean tensor, whether the gradient was.
+
+        Returns:
+            Scalar boolean tensor: false if even the smallest scale overflows.
+        """
+        count = tf.where(finite, self.finite_steps + 1, 0)
+        grown = count == self.PATIENCE
+        value = self.value * tf.where(finite, tf.where(grown, 2.0, 1.0), 0.5)
+        bearable = finite | (value >= 1.0)
+        self.value.assign(tf.maximum(value, 1.0))
+        self.finite_steps.assign(tf.where(grown, 0, count))
+        self.overflows.assign_add(tf.cast(~finite, tf.int32))
+        return bearable
+
+
+def update_averages(strategy, averages, variables, steps, decay):
+    """Moves each average a little towards its variable, on every replica, in cross-replica context.
+
+    Args:
+        averages, variables: lists of tf.Variable, in the same order; integers (dropout's seeds) are left.
+        steps: integer tensor, steps finished; the decay starts low, min(decay, (1 + steps) / (10 + steps)).
+        decay: float below 1.
+    """
+    steps = tf.cast(steps, tf.float32)
+    decay = tf.minimum(decay, (1.0 + steps) / (AVERAGE_WARMUP + steps))
+    for average, variable in zip(averages, variables, strict=True):
+        if average.dtype.is_floating:
+            move = lambda own, other, keep: own.assign(keep * own + (1.0 - keep) * other)  # noqa: E731
+            strategy.extended.update(average, move, args=(variable, decay), group=False)

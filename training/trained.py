@@ -1,0 +1,118 @@
+"""Opens whatever a trained network is kept in, to be evaluated: a .keras file, a run's checkpoint, a SavedModel."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable
+
+import keras
+import tensorflow as tf
+
+import checkpoints
+import loop
+import recipes
+import run_directory
+from na_keras.model_files import check_classifier, load_model, training_record
+
+
+@dataclasses.dataclass
+class Trained:
+    """A network to evaluate.
+
+    Attributes:
+        predict: function of uint8 images (batch, size, size, 3) that returns float32 (batch, classes).
+        from_logits: whether these are logits, not probabilities.
+        classes, size: what it takes and gives.
+        dataset, resize: what it was trained on, and the shorter side before the crop; None where nothing says so.
+        path: where it was found.
+    """
+
+    predict: Callable
+    from_logits: bool
+    classes: int
+    size: int
+    dataset: str | None
+    resize: int | None
+    path: pathlib.Path
+
+
+def open_keras_file(path):
+    """A .keras file, with recipe.json beside it if it is still in its run directory."""
+    model = load_model(path)
+    check_classifier(model)
+    shape = model.input_shape
+    if shape[1] is None or shape[1] != shape[2]:
+        raise ValueError(f"Expected a network of square images of a known size. Received: {shape}")
+    recipe, _ = training_record(path)
+    dataset, resize = (recipe or {}).get("dataset"), (recipe or {}).get("evaluation_resize")
+    predict = lambda images: model(images, training=False)  # noqa: E731
+    return Trained(predict, False, model.output_shape[-1], shape[1], dataset, resize, path)
+
+
+def open_checkpoint(directory, path=None):
+    """The newest readable checkpoint of a run directory, or the one at `path`.
+
+    Raises:
+        CheckpointError: there is none that can be read.
+    """
+    recipe, execution = run_directory.stored_recipe(directory, recipes.Recipe)
+    classes = len((directory / run_directory.LABELS).read_text("utf-8").splitlines())
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(loop.policy(execution["precision"]))
+    try:
+        model = loop.make_model(recipe, classes, sync_bn=False, size=recipe.tested_size)
+    finally:
+        keras.config.set_dtype_policy(before)
+    # Of the two networks in a checkpoint the one that training evaluates.
+    name = "model" if recipe.ema_decay is None else "averaged"
+    variables = tf.train.Checkpoint(**{name: [variable.value for variable in model.variables]})
+    if path is None:
+        path = checkpoints.restore(variables, directory / run_directory.CHECKPOINTS, partial=True)
+        if path is None:
+            raise checkpoints.CheckpointError(f"{directory} holds no checkpoint yet.")
+    else:
+        checkpoints.read(variables, path, partial=True)
+    predict = lambda images: model(images, training=False)  # noqa: E731
+    return Trained(predict, True, classes, recipe.tested_size, recipe.dataset, recipe.evaluation_resize, path)
+
+
+def open_saved_model(path):
+    """A version that export_model.py wrote, by its signature serving_default; needs no Keras."""
+    loaded = tf.saved_model.load(str(path))
+    signature = loaded.signatures.get("serving_default")
+    inputs = {} if signature is None else signature.structured_input_signature[1]
+    if set(inputs) != {"images"} or "probabilities" not in signature.structured_outputs:
+        raise ValueError(
+            f"Expected a SavedModel with the signature serving_default(images) -> probabilities. Received: {inputs}"
+        )
+    manifest = path / "manifest.json"
+    resize = json.loads(manifest.read_text("utf-8"))["preprocessing"]["resize"] if manifest.exists() else None
+    size, classes = inputs["images"].shape[1], signature.structured_outputs["probabilities"].shape[-1]
+
+    def predict(images, keep_alive=loaded):  # a signature does not hold its variables
+        return signature(images=tf.cast(images, inputs["images"].dtype))["probabilities"]
+
+    return Trained(predict, False, classes, size, None, resize, path)
+
+
+def open_trained(path):
+    """The network at `path`: a .keras file, a run directory, a checkpoint's folder in it, or a SavedModel's folder.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        ValueError: something else is there.
+        CheckpointError: a run directory without a readable checkpoint.
+    """
+    path = pathlib.Path(path)
+    if (path / "saved_model.pb").exists():
+        return open_saved_model(path)
+    if (path / run_directory.RECIPE).exists():
+        return open_checkpoint(path)
+    if (path / "state.index").exists() and (path.parents[1] / run_directory.RECIPE).exists():
+        return open_checkpoint(path.parents[1], path)
+    if path.is_dir():
+        raise ValueError(
+            f"{path} holds neither {run_directory.RECIPE} (a run), nor state.index inside of a run (a checkpoint), nor "
+            "saved_model.pb (an exported version, for example exported/demo/1)."
+        )
+    return open_keras_file(path)
