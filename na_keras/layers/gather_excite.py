@@ -44,9 +44,10 @@ class GatherExcite(FeatureMapLayer):
     >>> GatherExcite()(keras.ops.ones((2, 7, 7, 64))).shape
     (2, 7, 7, 64)
     >>> layer = GatherExcite(extent=8, parametrized=True)
-    >>> layer.build((None, None, None, 64))
-    >>> sum(weight.shape[0] // 3 * 9 * 64 if "kernel" in weight.name else 64 for weight in layer.trainable_weights)
-    2112
+    >>> layer(keras.ops.ones((2, 7, 7, 64))).shape
+    (2, 7, 7, 64)
+    >>> layer.count_params()  # 3 * (3 * 3 * 64), batch norms 3 * 4 * 64
+    2496
 
     Args:
         extent: None, the whole map; or an integer above 1, the stride between the neighbourhoods' centres.
