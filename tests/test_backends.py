@@ -9,10 +9,17 @@ import pytest
 
 from programs import ROOT
 
-PORTABLE = ["test_layers_normalization_attention.py", "test_models.py", "test_optimizers.py"]
+PORTABLE = [
+    "test_layers_contract.py",
+    "test_layers_normalization_attention.py",
+    "test_layers_peers.py",
+    "test_models.py",
+    "test_optimizers.py",
+]
 # Of the networks' tests, those that compute: the others look at shapes and messages, the same on every backend.
 LEFT_OUT = (
-    "test_models and (trainable_parameters or names or stage_outputs or refused or initial_weights or decode or heads)"
+    "test_models and (trainable_parameters or names or stage_outputs or refuse or initial_weights or decode or heads"
+    " or selective or smallest)"
 )
 
 

@@ -75,21 +75,22 @@ class SelectiveKernel(FeatureMapLayer):
         **kwargs,
     ):
         super().__init__(data_format, **kwargs)
-        if filters is not None:
-            check_positive_integer("filters", filters, "output channels; None for as many as come in")
-        for name, value, reason in (
-            ("strides", strides, "positions between the outputs"),
-            ("reduction", reduction, "filters are divided by it"),
-            ("minimum_features", minimum_features, "features of the hidden layer"),
-            *(("groups", value, "in each entry, one for each branch") for value in groups),
-            *(("dilation_rates", value, "in each entry, one for each branch") for value in dilation_rates),
-        ):
-            check_positive_integer(name, value, reason)
-        if len(groups) != len(dilation_rates) or len(groups) < 2:
+        sequences = all(isinstance(entries, list | tuple) for entries in (groups, dilation_rates))
+        if not sequences or not 2 <= len(groups) == len(dilation_rates):
             raise ValueError(
-                "groups and dilation_rates must have one entry for each of at least 2 branches. "
-                f"Received: groups={tuple(groups)}, dilation_rates={tuple(dilation_rates)}"
+                "groups and dilation_rates must each have one entry for each of at least 2 branches. "
+                f"Received: groups={groups!r}, dilation_rates={dilation_rates!r}"
             )
+        for name, values, reason in (
+            ("filters", () if filters is None else (filters,), "output channels; None for as many as come in"),
+            ("strides", (strides,), "positions between the outputs"),
+            ("groups", groups, "in each of its entries"),
+            ("dilation_rates", dilation_rates, "in each of its entries"),
+            ("reduction", (reduction,), "filters are divided by it"),
+            ("minimum_features", (minimum_features,), "features of the hidden layer"),
+        ):
+            for value in values:
+                check_positive_integer(name, value, reason)
         if strides > 1 and max(dilation_rates) > 1:
             raise ValueError(
                 "Keras' convolutions take either strides or dilation above 1: reduce the map before or after. "
