@@ -6,7 +6,22 @@ Importing this package needs keras and numpy only. Modules built on TensorFlow (
 `na_keras.data`) are imported by name.
 """
 
-from na_keras.layers import ATTENTION, NormalizationAttention, get_attention
+from na_keras.layers import (
+    ATTENTION,
+    CBAM,
+    EfficientChannelAttention,
+    GatherExcite,
+    GlobalContext,
+    LinearContextTransform,
+    NonLocal,
+    NormalizationAttention,
+    SelectiveKernel,
+    SimAM,
+    SpatialGroupEnhance,
+    SqueezeExcite,
+    StyleRecalibration,
+    get_attention,
+)
 from na_keras.models import (
     MobileNetV2,
     NAMobileNetV2,
@@ -25,15 +40,26 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ATTENTION",
+    "CBAM",
+    "EfficientChannelAttention",
+    "GatherExcite",
+    "GlobalContext",
+    "LinearContextTransform",
     "MobileNetV2",
     "NAMobileNetV2",
     "NAResNet50",
+    "NonLocal",
     "NormalizationAttention",
     "ResNet101",
     "ResNet152",
     "ResNet18",
     "ResNet34",
     "ResNet50",
+    "SelectiveKernel",
+    "SimAM",
+    "SpatialGroupEnhance",
+    "SqueezeExcite",
+    "StyleRecalibration",
     "TimmLamb",
     "TorchSGD",
     "decode_predictions",

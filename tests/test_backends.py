@@ -9,10 +9,19 @@ import pytest
 
 from programs import ROOT
 
-PORTABLE = ["test_layers_normalization_attention.py", "test_models.py", "test_optimizers.py"]
-# Of the networks' tests, those that compute: the others look at shapes and messages, the same on every backend.
+PORTABLE = [
+    "test_layers_contract.py",
+    "test_layers_normalization_attention.py",
+    "test_layers_peers.py",
+    "test_models.py",
+    "test_optimizers.py",
+]
+# Of the networks' and layers' tests, those that compute: the others look at shapes and messages, the same on every
+# backend, at what one half precision shows as well as the other, or at what the contract shows on smaller layers.
 LEFT_OUT = (
-    "test_models and (trainable_parameters or names or stage_outputs or refused or initial_weights or decode or heads)"
+    "test_models and (trainable_parameters or names or stage_outputs or refuse or initial_weights or decode or heads"
+    " or selective or smallest or blocks)"
+    " or test_layers_contract and (output_shape or overflow or bfloat16)"
 )
 
 

@@ -23,7 +23,7 @@ from na_keras import (
     ResNet152,
 )
 from na_keras.models.mobilenet_v2 import mobilenet_v2_stages
-from na_keras.models.resnet import resnet_stages
+from na_keras.models.resnet import block, resnet_stages
 
 
 def trainable(model):
@@ -49,7 +49,9 @@ def randomize(model):
             layer.set_weights([rng.normal(0, 1, (1,)), rng.normal(0, 1, (1,))])
 
 
-# Table 1 ("25.557M", "3.505M", +32, +34) in full; the others are torchvision's.
+# Table 1 in full ("25.557M", +32; "3.505M", +34; SE 28.088, GE 25.557, SK 26.154, CBAM 28.090; SE 3.563, GE 3.555,
+# CBAM 3.565), Table 2's embedding and Table 4's GC; from their own papers' numbers per block: SGE 2 * 64, LCT 2 * C,
+# SRM 4 * C, ECA k, SimAM 0. The plain networks are torchvision's.
 @pytest.mark.parametrize(
     ("builder", "count"),
     [
@@ -59,6 +61,20 @@ def randomize(model):
         (NAMobileNetV2, 3_504_872 + 34),
         (functools.partial(ResNet50, attention="na_embedding"), 25_557_704),
         (functools.partial(ResNet50, attention="na_mean"), 25_557_064),
+        (functools.partial(ResNet50, attention="se"), 28_088_024),
+        (functools.partial(ResNet50, attention="ge"), 25_557_032),
+        (functools.partial(ResNet50, attention="sk"), 26_154_496),
+        (functools.partial(ResNet50, attention="cbam"), 28_089_624),
+        (functools.partial(ResNet50, attention="gc"), 28_105_032),
+        (functools.partial(ResNet50, attention="sge"), 25_559_080),
+        (functools.partial(ResNet50, attention="lct"), 25_557_032 + 30_208),
+        (functools.partial(ResNet50, attention="srm"), 25_557_032 + 60_416),
+        (functools.partial(ResNet50, attention="eca"), 25_557_032 + 86),
+        (functools.partial(ResNet50, attention="simam"), 25_557_032),
+        (functools.partial(MobileNetV2, attention="se"), 3_563_492),
+        (functools.partial(MobileNetV2, attention="ge"), 3_554_504),
+        (functools.partial(MobileNetV2, attention="cbam"), 3_565_192),
+        (functools.partial(MobileNetV2, attention="sge"), 3_504_872 + 17 * 16),
         (ResNet18, 11_689_512),
         (ResNet34, 21_797_672),
         (ResNet101, 44_549_160),
@@ -277,6 +293,75 @@ def test_decode_predictions_names_the_best_classes_first(monkeypatch):
     ]
     with pytest.raises(ValueError, match="1000"):
         na_keras.decode_predictions(scores[:, :10])
+
+
+@pytest.mark.parametrize("name", sorted(set(na_keras.ATTENTION) - {"sk"}))
+def test_every_name_builds_the_smallest_network(name):
+    """The digits recipe's network; its first block has 8 channels."""
+    model = MobileNetV2(input_shape=(48, 48, 3), alpha=0.35, classes=10, attention=name)
+    layers = [layer for layer in model.layers if layer.name.endswith("_attention")]
+    assert len(layers) == 17
+
+
+@pytest.mark.parametrize("name", ["sk", "cbam", "non_local"])
+def test_blocks_with_batch_norm_in_their_attention_train_and_are_saved(name, tmp_path):
+    image = x = keras.Input((16, 16, 8))
+    for index, stride in ((1, 2), (2, 1)):
+        attention = na_keras.get_attention(name)
+        x = block(x, 32, stride, True, attention, f"conv2_block{index}", keras.layers, False)
+    model = keras.Model(image, keras.layers.GlobalAveragePooling2D()(x))
+    model.compile("sgd", "mse")
+    images = np.random.default_rng(0).normal(size=(4, 16, 16, 8)).astype("float32")
+    weights = model.get_layer("conv2_block2_attention").weights
+    before = [np.array(weight) for weight in weights]
+    model.fit(images, np.ones((4, 128), "float32"), epochs=1, verbose=0)
+    moved = [weight.path for weight, old in zip(weights, before, strict=True) if not np.array_equal(old, weight)]
+    assert any("moving_mean" in path for path in moved) and any("gamma" in path for path in moved)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(model.predict(images, verbose=0), loaded.predict(images, verbose=0))
+
+
+def test_selective_kernels_replace_the_bottlenecks_3x3_convolution():
+    model = ResNet50(input_shape=(64, 64, 3), attention="sk")
+    names = [layer.name for layer in model.layers]
+    for name in ("conv2_block1", "conv3_block1", "conv5_block3"):
+        assert model.get_layer(f"{name}_attention").input is model.get_layer(f"{name}_1_relu").output
+        assert model.get_layer(f"{name}_3_conv").input is model.get_layer(f"{name}_attention").output
+    assert not [name for name in names if "_2_" in name]
+    strides = [layer.strides for layer in model.layers if isinstance(layer, na_keras.SelectiveKernel)]
+    assert strides == [1] * 3 + [2] + [1] * 3 + [2] + [1] * 5 + [2] + [1] * 2
+    narrow = functools.partial(na_keras.SelectiveKernel, reduction=32)
+    model = ResNet50(input_shape=(64, 64, 3), attention=narrow, include_top=False)
+    assert {layer.reduction for layer in model.layers if isinstance(layer, na_keras.SelectiveKernel)} == {32}
+
+
+@pytest.mark.parametrize("attention", ["sk", na_keras.SelectiveKernel, functools.partial(na_keras.SelectiveKernel)])
+def test_networks_without_bottlenecks_refuse_what_replaces_their_convolution(attention):
+    for builder, message in (
+        (ResNet18, "ResNet18 has none: use ResNet50"),
+        (ResNet34, "ResNet34"),
+        (MobileNetV2, "dep"),
+    ):
+        with pytest.raises(ValueError, match=f"replaces the 3x3 convolution of.*{message}.*Received: attention="):
+            builder(attention=attention)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="Keras synchronises on TensorFlow only")
+def test_synchronized_batch_norm_reaches_into_attention_given_by_name():
+    build = functools.partial(MobileNetV2, input_shape=(32, 32, 3), alpha=0.35, synchronized_batch_norm=True)
+    for name in ("cbam", "ge", "srm", "non_local"):
+        inside = [layer for layer in build(attention=name).layers if layer.name.endswith("_attention")]
+        norms = [
+            part
+            for layer in inside
+            for part in layer._flatten_layers(include_self=False)
+            if isinstance(part, keras.layers.BatchNormalization)
+        ]
+        assert norms and all(norm.synchronized for norm in norms)
+    build(attention="se")  # has none
+    layer = build(attention=functools.partial(na_keras.CBAM, reduction=8)).get_layer("block_1_attention")
+    assert not layer.spatial_bn.synchronized  # a callable decides for itself
 
 
 @pytest.mark.parametrize(

@@ -27,11 +27,9 @@ import numbers
 import keras
 from keras import initializers, ops
 
-SIMILARITIES = ("channel_mean", "l1", "squared", "dot", None)
+from na_keras.layers.feature_map import FeatureMapLayer, standard_deviation
 
-# The variance of equal channels is 0, where the derivative of the square root is infinite and XLA turns
-# inf * 0 into NaN. Clipping far below epsilon**2 keeps the gradient finite and the value unchanged.
-SMALLEST_VARIANCE = 1e-24
+SIMILARITIES = ("channel_mean", "l1", "squared", "dot", None)
 
 
 def convolve(x, kernel, bias):
@@ -85,7 +83,7 @@ def normalized_gate(context, gamma, beta, channel_axis, unbiased, epsilon, epsil
     if epsilon_inside_sqrt:
         sigma = ops.sqrt(variance + epsilon)
     else:
-        sigma = ops.sqrt(ops.maximum(variance, SMALLEST_VARIANCE)) + epsilon
+        sigma = standard_deviation(variance) + epsilon
     return ops.sigmoid(gamma * deviation / sigma + beta)
 
 
@@ -142,7 +140,7 @@ def normalization_attention(x, gamma, beta, **options):
 
 
 @keras.saving.register_keras_serializable(package="na_keras")
-class NormalizationAttention(keras.layers.Layer):
+class NormalizationAttention(FeatureMapLayer):
     """Scales each channel by a gate computed from its normalised global context, with two parameters.
 
     Source: "Attention meets Normalization and Beyond", equations 4 to 9, as the authors' code computes them; how
@@ -198,7 +196,7 @@ class NormalizationAttention(keras.layers.Layer):
         data_format=None,
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        super().__init__(data_format, **kwargs)
         if similarity not in SIMILARITIES:
             raise ValueError(f"similarity must be one of {SIMILARITIES}. Received: {similarity!r}")
         if embedding_kernel_size is not None:
@@ -228,23 +226,10 @@ class NormalizationAttention(keras.layers.Layer):
         self.beta_regularizer = keras.regularizers.get(beta_regularizer)
         self.gamma_constraint = keras.constraints.get(gamma_constraint)
         self.beta_constraint = keras.constraints.get(beta_constraint)
-        self.data_format = keras.config.image_data_format() if data_format is None else data_format
-        if self.data_format not in ("channels_last", "channels_first"):
-            raise ValueError(f'data_format must be "channels_last" or "channels_first". Received: {data_format!r}')
 
     def build(self, input_shape):
         """Creates gamma and beta, shape (1,), and the embedding's kernels and biases if there is one."""
-        if len(input_shape) != 4:
-            raise ValueError(
-                "NormalizationAttention takes a batch of feature maps, rank 4. "
-                f"Received: input_shape={tuple(input_shape)}"
-            )
-        channels = input_shape[self._channel_axis]
-        if channels is None:
-            raise ValueError(
-                "NormalizationAttention needs to know the number of channels. Received: "
-                f"input_shape={tuple(input_shape)}, data_format={self.data_format!r}"
-            )
+        channels = self.check_input(input_shape)
         if channels == 1 and self.unbiased:
             raise ValueError(
                 "The sample standard deviation over a single channel is undefined: use unbiased=False. "
@@ -269,7 +254,6 @@ class NormalizationAttention(keras.layers.Layer):
             self.embedding = tuple(
                 tuple(self._convolution_weights(f"{role}_{order}") for order in (1, 2)) for role in ("key", "query")
             )
-        self.input_spec = keras.layers.InputSpec(ndim=4, axes={self._channel_axis: channels})
 
     def _convolution_weights(self, name):
         size = self.embedding_kernel_size
@@ -285,10 +269,6 @@ class NormalizationAttention(keras.layers.Layer):
             initializer=initializers.RandomUniform(-1 / size, 1 / size),  # torch's default, 1/sqrt(fan_in)
         )
         return kernel, bias
-
-    @property
-    def _channel_axis(self):
-        return 3 if self.data_format == "channels_last" else 1
 
     def gate(self, x):
         """The factors that `call` multiplies x by: (b, 1, 1, c) or (b, c, 1, 1), float32, in (0, 1)."""
@@ -308,10 +288,6 @@ class NormalizationAttention(keras.layers.Layer):
             "embedding": self.embedding,
         }
 
-    def compute_output_shape(self, input_shape):
-        """The input shape."""
-        return input_shape
-
     def get_config(self):
         """All constructor arguments as plain values."""
         return {
@@ -327,5 +303,4 @@ class NormalizationAttention(keras.layers.Layer):
             "beta_regularizer": keras.regularizers.serialize(self.beta_regularizer),
             "gamma_constraint": keras.constraints.serialize(self.gamma_constraint),
             "beta_constraint": keras.constraints.serialize(self.beta_constraint),
-            "data_format": self.data_format,
         }

@@ -8,10 +8,21 @@ do not carry over from it; layer names are the same.
 The attention module stands after a block's last batch norm, in all 17 blocks, inside the residual sum.
 """
 
+from functools import partial
+
 from keras import layers as keras_layers
 from keras.initializers import RandomNormal, Zeros
 
-from na_keras.layers import get_attention
+from na_keras.layers import (
+    CBAM,
+    GatherExcite,
+    GlobalContext,
+    LinearContextTransform,
+    SpatialGroupEnhance,
+    SqueezeExcite,
+    get_attention,
+    property_of,
+)
 from na_keras.models.classifier import (
     KAIMING_NORMAL,
     KAIMING_NORMAL_DEPTHWISE,
@@ -34,6 +45,19 @@ MOBILENET_V2 = (
     (6, 320, 1, 1, "C5"),  #   7 x   7 x 320
 )
 STEM, LAST = 32, 1280  # channels of the first and the last convolution
+
+# What names in `na_keras.ATTENTION` mean here, where that is not ResNet's setting. The first three are rows of Table 1
+# without published code, INFERRED from its parameter and operation counts: no other setting of placement, reduction,
+# biases and rounding that we tried gives them. The others are in no table: with ResNet's settings the 16 channels of
+# the first block, or 8 with a small alpha, could not be divided.
+ATTENTION_SETTINGS = {
+    "se": partial(SqueezeExcite, reduction=8),
+    "ge": partial(GatherExcite, extent=8, parametrized=True),
+    "cbam": partial(CBAM, reduction=8),
+    "gc": partial(GlobalContext, reduction=4),
+    "sge": partial(SpatialGroupEnhance, groups=8),
+    "lct": partial(LinearContextTransform, groups=4),
+}
 
 
 def scaled(channels, alpha, divisor=8):
@@ -93,7 +117,15 @@ def mobilenet_v2_stages(x, alpha=1.0, attention=None, layers=keras_layers, synch
     Returns:
         {"C2": tensor, ..., "C5": tensor} with strides 4, 8, 16 and 32: the last block output of each resolution,
         passed through by layers of these names.
+
+    Raises:
+        ValueError: attention that replaces a bottleneck's 3x3 convolution: these blocks have none.
     """
+    if property_of(attention, "replaces_convolution"):
+        raise ValueError(
+            "This attention replaces the 3x3 convolution of a ResNet's bottleneck. MobileNetV2's 3x3 convolutions "
+            f"are depthwise, and no table of the paper replaces them: use another. Received: attention={attention!r}"
+        )
     x = convolution(x, scaled(STEM, alpha), 3, 2, "Conv1", layers)
     x = layers.ReLU(6.0, name="Conv1_relu")(norm(x, "bn_Conv1", layers, synchronized))
     outputs, index = {}, 0
@@ -138,10 +170,11 @@ def MobileNetV2(
         classifier_activation: `"softmax"`, or None for logits.
         name: name of the model.
         attention: None, a name in `na_keras.ATTENTION`, or a callable that takes `name=` and returns a layer;
-            called once per block.
+            called once per block. Names have this network's settings: `ATTENTION_SETTINGS` at the head of this file.
         include_preprocessing: take RGB images with values 0..255 (uint8 too) and normalise them with ImageNet's
             mean and deviation in the graph. False: the input is normalised already.
-        synchronized_batch_norm: batch statistics over all replicas of a tf.distribute strategy (TensorFlow only).
+        synchronized_batch_norm: batch statistics over all replicas of a tf.distribute strategy (TensorFlow only);
+            also inside attention given by name. A callable decides for itself: `partial(CBAM, synchronized=True)`.
         dropout_rate: before the classifier; the authors' and PyTorch's .2.
 
     Returns:
@@ -155,7 +188,8 @@ def MobileNetV2(
     if not alpha > 0:
         raise ValueError(f"alpha must be positive. Received: alpha={alpha}")
     image, x = image_input(input_shape, input_tensor, include_top, include_preprocessing)
-    x = mobilenet_v2_stages(x, alpha, get_attention(attention), synchronized=synchronized_batch_norm)["C5"]
+    factory = get_attention(attention, ATTENTION_SETTINGS, synchronized=synchronized_batch_norm)
+    x = mobilenet_v2_stages(x, alpha, factory, synchronized=synchronized_batch_norm)["C5"]
     x = convolution(x, scaled(LAST, max(1.0, alpha)), 1, 1, "Conv_1", keras_layers)
     x = norm(x, "Conv_1_bn", keras_layers, synchronized_batch_norm)
     x = keras_layers.ReLU(6.0, name="out_relu")(x)

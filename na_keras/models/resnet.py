@@ -5,13 +5,14 @@ padding, no convolution bias, batch norm with epsilon 1e-5 (13952522076/NANet, m
 torchvision, models/resnet.py). keras.applications.ResNet50 differs in the first and third, so weights do not carry
 over from it; layer names are the same.
 
-The attention module stands after a block's last batch norm, before the addition, in every block.
+The attention module stands after a block's last batch norm, before the addition, in every block; or, if it says so
+(`replaces_convolution`, SelectiveKernel), in the place of the bottleneck's 3x3 convolution, batch norm and ReLU.
 """
 
 from keras import layers as keras_layers
 from keras.initializers import RandomUniform
 
-from na_keras.layers import get_attention
+from na_keras.layers import get_attention, property_of
 from na_keras.models.classifier import (
     KAIMING_NORMAL,
     channel_axis,
@@ -59,6 +60,7 @@ def block(x, width, stride, bottleneck, attention, name, layers, synchronized):
 
     Bottleneck: 1x1 to `width`, 3x3 with the stride, 1x1 to out = 4 * width; basic: two 3x3 of out = width, the
     first with the stride. Then attention, the shortcut's addition (projected where the shape changes), ReLU.
+    Attention that replaces the 3x3 convolution is called as attention(strides=..., name=...).
     """
     filters = EXPANSION * width if bottleneck else width
     # filters, kernel size, stride
@@ -69,11 +71,15 @@ def block(x, width, stride, bottleneck, attention, name, layers, synchronized):
     shortcut = x
     if stride > 1 or x.shape[channel_axis()] != filters:
         shortcut = convolution_norm(x, filters, 1, stride, f"{name}_0", layers, synchronized)
+    replaces = property_of(attention, "replaces_convolution")
     for order, (out, size, step) in enumerate(plan, start=1):
+        if size == 3 and replaces:
+            x = attention(strides=step, name=f"{name}_attention")(x)
+            continue
         x = convolution_norm(x, out, size, step, f"{name}_{order}", layers, synchronized)
         if order < len(plan):
             x = layers.ReLU(name=f"{name}_{order}_relu")(x)
-    if attention is not None:
+    if attention is not None and not replaces:
         x = attention(name=f"{name}_attention")(x)
     x = layers.Add(name=f"{name}_add")([shortcut, x])
     return layers.ReLU(name=f"{name}_out")(x)
@@ -85,19 +91,28 @@ def resnet_stages(x, depth, attention=None, layers=keras_layers, synchronized=Fa
     Args:
         x: symbolic image tensor (b, h, w, c), normalised.
         depth: a key of `RESNET`.
-        attention: None or a factory, called once a block as `attention(name=...)`, that returns a layer.
+        attention: None or a factory, called once a block as `attention(name=...)`, that returns a layer; with the
+            class attribute `replaces_convolution` as `attention(strides=..., name=...)`, see `block`.
         layers: namespace to take layers from; another implementation of Keras' layers builds the same graph.
         synchronized: batch statistics over all replicas.
 
     Returns:
         {"C2": tensor, ..., "C5": tensor} with strides 4, 8, 16 and 32. Layers of these names pass the tensors
         through, so that `model.get_layer("C4").output` is stage 4's output in any ResNet, loaded ones too.
+
+    Raises:
+        ValueError: attention that replaces the bottleneck's 3x3 convolution, at a depth without bottlenecks.
     """
+    blocks, bottleneck = RESNET[depth]
+    if property_of(attention, "replaces_convolution") and not bottleneck:
+        raise ValueError(
+            f"This attention replaces the 3x3 convolution of a bottleneck block, and ResNet{depth} has none: use "
+            f"ResNet50, 101 or 152, or another attention. Received: attention={attention!r}"
+        )
     x = convolution_norm(x, 64, 7, 2, "conv1", layers, synchronized)
     x = layers.ReLU(name="conv1_relu")(x)
     x = layers.ZeroPadding2D(1, name="pool1_pad")(x)  # zeros are exact: x >= 0 here
     x = layers.MaxPooling2D(3, 2, name="pool1_pool")(x)
-    blocks, bottleneck = RESNET[depth]
     outputs = {}
     for level, ((stage, width, stride), count) in enumerate(zip(STAGES, blocks, strict=True), start=2):
         for index in range(1, count + 1):
@@ -138,7 +153,8 @@ def resnet(
             called once per block.
         include_preprocessing: take RGB images with values 0..255 (uint8 too) and normalise them with ImageNet's
             mean and deviation in the graph. False: the input is normalised already.
-        synchronized_batch_norm: batch statistics over all replicas of a tf.distribute strategy (TensorFlow only).
+        synchronized_batch_norm: batch statistics over all replicas of a tf.distribute strategy (TensorFlow only);
+            also inside attention given by name. A callable decides for itself: `partial(CBAM, synchronized=True)`.
 
     Returns:
         keras.Model from (batch, height, width, 3) to (batch, classes) float32. Its layers `C2` .. `C5` are the
@@ -149,7 +165,8 @@ def resnet(
     """
     check_arguments(include_top, weights, classes, pooling)
     image, x = image_input(input_shape, input_tensor, include_top, include_preprocessing)
-    stages = resnet_stages(x, depth, get_attention(attention), synchronized=synchronized_batch_norm)
+    factory = get_attention(attention, synchronized=synchronized_batch_norm)
+    stages = resnet_stages(x, depth, factory, synchronized=synchronized_batch_norm)
     # torch.nn.Linear's default: both uniform within 1 / sqrt(inputs)
     bound = stages["C5"].shape[channel_axis()] ** -0.5
     linear = RandomUniform(-bound, bound), RandomUniform(-bound, bound)

@@ -1,0 +1,115 @@
+"""The Convolutional Block Attention Module (CBAM, Woo et al., arXiv 1807.06521): channel gate, then spatial gate.
+
+    s = sigmoid(MLP(mean over positions of x) + MLP(maximum over positions of x))      (eq. 2; one MLP for both)
+    u = x * s
+    t = sigmoid(BN(conv7x7([maximum over channels of u; mean over channels of u])))    (eq. 3)
+    y = u * t
+
+Reference: implus/PytorchInsight, classification/models/imagenet/resnet_cbam.py. We follow it where it differs from
+the paper: batch norm after the 7x7 convolution, which has no bias; biases in the MLP; the maximum is the first of the
+two maps; that batch norm's scale starts at 0, so that every position first gets the gate 1/2. It lets that batch
+norm's statistics move by .01 a step; ours move by .1, as all batch norms here.
+"""
+
+import keras
+from keras import ops
+
+from na_keras.layers.feature_map import FeatureMapLayer, check_positive_integer, check_reduction, kaiming_normal
+from na_keras.layers.squeeze_excite import bottleneck_layers
+
+
+@keras.saving.register_keras_serializable(package="na_keras")
+class CBAM(FeatureMapLayer):
+    """Scales each channel, and then each position, by gates from the means and maxima over the others.
+
+    Source: arXiv 1807.06521, section 3; reference code and deviations are at the head of this file.
+
+    >>> layer = CBAM(reduction=16)
+    >>> layer(keras.ops.ones((2, 7, 7, 64))).shape
+    (2, 7, 7, 64)
+    >>> layer.count_params()  # 580 as in SqueezeExcite, 7 * 7 * 2, batch norm 4
+    682
+
+    Args:
+        reduction: the MLP's hidden layer has channels // reduction features; the paper's 16.
+        kernel_size: odd size of the spatial convolution; the paper's 7.
+        synchronized: batch norm's statistics over all replicas of a tf.distribute strategy (TensorFlow only).
+        data_format: `"channels_last"` or `"channels_first"`; by default `keras.config.image_data_format()`.
+        **kwargs: `name`, `dtype`, `trainable`.
+
+    Input and output: (batch, height, width, channels), or (batch, channels, height, width) with
+    `"channels_first"`, in the layer's compute dtype. Height and width may be unknown. Both gates are computed in
+    float32 under any mixed-precision policy.
+
+    Raises:
+        ValueError: at construction, a reduction that is not a positive integer, an even kernel size, an unknown
+            data format. On the first call, a rank other than 4, unknown channels, fewer channels than `reduction`.
+    """
+
+    has_batch_norm = True
+
+    def __init__(self, reduction=16, kernel_size=7, synchronized=False, data_format=None, **kwargs):
+        super().__init__(data_format, **kwargs)
+        check_positive_integer("reduction", reduction, "channels are divided by it")
+        check_positive_integer("kernel_size", kernel_size, "positions a side")
+        if kernel_size % 2 == 0:
+            raise ValueError(
+                f"kernel_size must be odd, so that the kernel has a centre. Received: kernel_size={kernel_size!r}"
+            )
+        self.reduction = int(reduction)
+        self.kernel_size = int(kernel_size)
+        self.synchronized = synchronized
+
+    def build(self, input_shape):
+        """Creates `squeeze` and `excite` (kernel and bias), `spatial_conv` (kernel) and `spatial_bn`."""
+        channels = self.check_input(input_shape)
+        check_reduction("CBAM", channels, self.reduction)
+        dtype = self.statistics_dtype
+        self.squeeze, self.excite = bottleneck_layers(channels, self.reduction, dtype)
+        self.spatial_conv = keras.layers.Conv2D(
+            1,
+            self.kernel_size,
+            padding="same",
+            data_format="channels_last",
+            use_bias=False,
+            kernel_initializer=kaiming_normal(),
+            dtype=dtype,
+            name="spatial_conv",
+        )
+        self.spatial_bn = keras.layers.BatchNormalization(
+            momentum=0.9,
+            epsilon=1e-5,
+            gamma_initializer="zeros",
+            synchronized=self.synchronized,
+            dtype=dtype,
+            name="spatial_bn",
+        )
+        self.spatial_conv.build((None, None, None, 2))
+        self.spatial_bn.build((None, None, None, 1))
+
+    def channel_gate(self, x):
+        """(b, 1, 1, c) or (b, c, 1, 1) from x in float32."""
+        mean = self.excite(self.squeeze(ops.mean(x, axis=self.position_axes)))
+        maximum = self.excite(self.squeeze(ops.max(x, axis=self.position_axes)))
+        return ops.expand_dims(ops.sigmoid(mean + maximum), self.position_axes)
+
+    def spatial_gate(self, x, training=None):
+        """(b, h, w, 1) or (b, 1, h, w) from x in float32."""
+        maximum, mean = ops.max(x, axis=self.channel_axis), ops.mean(x, axis=self.channel_axis)
+        gate = ops.sigmoid(self.spatial_bn(self.spatial_conv(ops.stack([maximum, mean], axis=-1)), training=training))
+        return self.from_channels_last(gate)
+
+    def call(self, x, training=None):
+        """Returns x times both gates, in the shape and dtype of x."""
+        refined = self.for_statistics(x)
+        refined = refined * self.channel_gate(refined)
+        return ops.cast(refined * self.spatial_gate(refined, training), x.dtype)
+
+    def get_config(self):
+        """All constructor arguments as plain values."""
+        return {
+            **super().get_config(),
+            "reduction": self.reduction,
+            "kernel_size": self.kernel_size,
+            "synchronized": self.synchronized,
+        }

@@ -1,0 +1,82 @@
+"""The Efficient Channel Attention (ECA) module of "ECA-Net" (Wang et al., arXiv 1910.03151).
+
+    z = mean over positions of x
+    s = sigmoid(convolution of z along the channels with one kernel of k weights, no bias)     (eq. 9)
+    k = the odd one of t, t + 1, with t = floor(log2(C) / 2 + 1 / 2)                           (eq. 12; gamma 2, b 1)
+    y = x * s
+
+Reference: BangguWu/ECANet, models/eca_module.py. Its networks fix k by hand, stage by stage; ours take it from the
+number of channels, as the paper's equation does.
+"""
+
+import math
+
+import keras
+from keras import ops
+
+from na_keras.layers.feature_map import FeatureMapLayer, check_positive_integer, torch_linear
+
+
+def adaptive_kernel_size(channels):
+    """Equation 12: the kernel size for a number of channels."""
+    size = int(math.log2(channels) / 2 + 1 / 2)
+    return size if size % 2 else size + 1
+
+
+@keras.saving.register_keras_serializable(package="na_keras")
+class EfficientChannelAttention(FeatureMapLayer):
+    """Scales each channel by a gate from the means of the k channels around it, in order.
+
+    Source: arXiv 1910.03151, section 3; reference code and deviations are at the head of this file.
+
+    >>> layer = EfficientChannelAttention()
+    >>> layer(keras.ops.ones((2, 7, 7, 256))).shape
+    (2, 7, 7, 256)
+    >>> layer.count_params()
+    5
+
+    Args:
+        kernel_size: None, the paper's choice for the number of channels; or an odd number.
+        data_format: `"channels_last"` or `"channels_first"`; by default `keras.config.image_data_format()`.
+        **kwargs: `name`, `dtype`, `trainable`.
+
+    Input and output: (batch, height, width, channels), or (batch, channels, height, width) with
+    `"channels_first"`, in the layer's compute dtype. Height and width may be unknown. The gate is computed in
+    float32 under any mixed-precision policy.
+
+    Raises:
+        ValueError: at construction, a kernel size that is neither None nor odd and positive, an unknown data format.
+            On the first call, a rank other than 4, unknown channels, fewer channels than the kernel size.
+    """
+
+    def __init__(self, kernel_size=None, data_format=None, **kwargs):
+        super().__init__(data_format, **kwargs)
+        if kernel_size is not None:
+            check_positive_integer("kernel_size", kernel_size, "channels that a gate depends on; None chooses it")
+            if kernel_size % 2 == 0:
+                raise ValueError(
+                    f"kernel_size must be odd, so that the kernel has a centre. Received: kernel_size={kernel_size!r}"
+                )
+        self.kernel_size = None if kernel_size is None else int(kernel_size)
+
+    def build(self, input_shape):
+        """Creates `kernel`, shape (k, 1, 1)."""
+        channels = self.check_input(input_shape)
+        size = self.kernel_size or adaptive_kernel_size(channels)
+        if size > channels:
+            raise ValueError(
+                "EfficientChannelAttention needs at least as many channels as its kernel has weights: use a smaller "
+                f"kernel_size. Received: {channels} channels, kernel_size={size}"
+            )
+        self.kernel = self.add_weight(shape=(size, 1, 1), name="kernel", initializer=torch_linear(size), autocast=False)
+
+    def call(self, x):
+        """Returns x times its gate, in the shape and dtype of x."""
+        mean = ops.mean(self.for_statistics(x), axis=self.position_axes)  # (b, c)
+        kernel = self.for_statistics(self.kernel)
+        scores = ops.conv(ops.expand_dims(mean, 2), kernel, padding="same", data_format="channels_last")
+        return x * self.for_all_positions(ops.sigmoid(ops.squeeze(scores, 2)))
+
+    def get_config(self):
+        """All constructor arguments as plain values."""
+        return {**super().get_config(), "kernel_size": self.kernel_size}

@@ -1,0 +1,161 @@
+"""What the attention layers share: a batch of feature maps comes in, its axes are known, arithmetic is in float32.
+
+Statistics, softmax and gates are computed in `statistics_dtype`, float32 at least, whatever the mixed-precision
+policy; what leaves a layer is in its compute dtype.
+"""
+
+import numbers
+
+import keras
+from keras import initializers, ops
+
+# The variance of equal values is 0, where the derivative of the square root is infinite and XLA turns
+# inf * 0 into NaN. Clipping far below epsilon**2 keeps the gradient finite and the value unchanged.
+SMALLEST_VARIANCE = 1e-24
+
+
+def standard_deviation(variance):
+    """The root of a variance, with gradient 0 where the variance is 0."""
+    return ops.sqrt(ops.maximum(variance, SMALLEST_VARIANCE))
+
+
+def sample_variance(x, axes):
+    """Variance over `axes`, kept with length 1, with divisor n - 1; of a single value it is 0."""
+    count = 1
+    for axis in axes:
+        count = count * ops.shape(x)[axis]
+    total = ops.sum(ops.square(x - ops.mean(x, axis=axes, keepdims=True)), axis=axes, keepdims=True)
+    return total / ops.cast(ops.maximum(count - 1, 1), x.dtype)
+
+
+def softmax(scores, axis):
+    """Softmax; over an axis of length 1 all ones, where Keras would warn."""
+    return ops.ones_like(scores) if scores.shape[axis] == 1 else ops.softmax(scores, axis=axis)
+
+
+def flatten_positions(x):
+    """(b, h, w, c) -> (b, h * w, c); height and width may be unknown."""
+    return ops.reshape(x, (ops.shape(x)[0], -1, x.shape[3]))
+
+
+def kaiming_normal():
+    """torch.nn.init.kaiming_normal_(mode="fan_out"): what the reference code gives every convolution."""
+    return initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
+
+
+def torch_linear(features):
+    """torch.nn.Linear's default for weight and bias: uniform within 1 / sqrt(input features)."""
+    return initializers.RandomUniform(-(features**-0.5), features**-0.5)
+
+
+def check_positive_integer(name, value, reason):
+    """Raises ValueError if `value` is not an integer of at least 1; True and 2.0 are not."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
+        raise ValueError(f"{name} must be a positive integer: {reason}. Received: {name}={value!r}")
+
+
+def check_positive_number(name, value, reason):
+    """Raises ValueError if `value` is not a finite number above 0."""
+    if isinstance(value, bool) or not (isinstance(value, numbers.Real) and 0 < value < float("inf")):
+        raise ValueError(f"{name} must be a positive number: {reason}. Received: {name}={value!r}")
+
+
+def check_groups(layer, channels, groups):
+    """Raises ValueError if `channels` cannot be divided into `groups` equal parts."""
+    if channels % groups:
+        raise ValueError(
+            f"{layer} divides the channels into equal groups: groups must divide them. "
+            f"Received: {channels} channels, groups={groups}; {largest_divisor(channels, groups)} would do"
+        )
+
+
+def check_reduction(layer, channels, reduction, features=1):
+    """Raises ValueError if `channels` // `reduction` leaves fewer than `features`."""
+    if channels // reduction < features:
+        raise ValueError(
+            f"{layer} reduces the channels to channels // reduction, of which {features} must remain. "
+            f"Received: {channels} channels, reduction={reduction}; use a reduction of at most {channels // features}"
+        )
+
+
+def largest_divisor(number, limit):
+    """The largest divisor of `number` that is at most `limit`."""
+    return max(divisor for divisor in range(1, min(number, limit) + 1) if number % divisor == 0)
+
+
+class FeatureMapLayer(keras.layers.Layer):
+    """A layer on (batch, height, width, channels), or (batch, channels, height, width) with `"channels_first"`.
+
+    Args:
+        data_format: `"channels_last"` or `"channels_first"`; by default `keras.config.image_data_format()`.
+        **kwargs: `name`, `dtype`, `trainable`.
+
+    Raises:
+        ValueError: at construction, an unknown data format; from `check_input`, a rank other than 4 or an unknown
+            number of channels.
+    """
+
+    # What a network must know of a layer before it makes one; see `na_keras.layers.property_of`.
+    replaces_convolution = False  # stands in the place of a block's 3x3 convolution, its batch norm and ReLU
+    has_batch_norm = False  # takes `synchronized`
+
+    def __init__(self, data_format=None, **kwargs):
+        super().__init__(**kwargs)
+        self.data_format = keras.config.image_data_format() if data_format is None else data_format
+        if self.data_format not in ("channels_last", "channels_first"):
+            raise ValueError(f'data_format must be "channels_last" or "channels_first". Received: {data_format!r}')
+
+    def check_input(self, input_shape):
+        """The number of channels; fixes it for all later inputs."""
+        if len(input_shape) != 4:
+            raise ValueError(
+                f"{type(self).__name__} takes a batch of feature maps, rank 4. "
+                f"Received: input_shape={tuple(input_shape)}"
+            )
+        channels = input_shape[self.channel_axis]
+        if channels is None:
+            raise ValueError(
+                f"{type(self).__name__} needs to know the number of channels. Received: "
+                f"input_shape={tuple(input_shape)}, data_format={self.data_format!r}"
+            )
+        self.input_spec = keras.layers.InputSpec(ndim=4, axes={self.channel_axis: channels})
+        return channels
+
+    @property
+    def channel_axis(self):
+        """3 or 1."""
+        return 3 if self.data_format == "channels_last" else 1
+
+    @property
+    def position_axes(self):
+        """The axes of height and width."""
+        return (1, 2) if self.data_format == "channels_last" else (2, 3)
+
+    @property
+    def statistics_dtype(self):
+        """float32 under any mixed-precision policy, float64 under that of float64."""
+        return keras.backend.result_type(self.compute_dtype, "float32")
+
+    def for_statistics(self, x):
+        """x in `statistics_dtype`."""
+        return ops.cast(x, self.statistics_dtype)
+
+    def for_all_positions(self, values):
+        """(b, c) -> (b, 1, 1, c) or (b, c, 1, 1), in the compute dtype."""
+        return ops.cast(ops.expand_dims(values, self.position_axes), self.compute_dtype)
+
+    def to_channels_last(self, x):
+        """x as (b, h, w, c). Convolutions run in this order: it is the only one that every device has them in."""
+        return x if self.channel_axis == 3 else ops.moveaxis(x, 1, 3)
+
+    def from_channels_last(self, x):
+        """The inverse of `to_channels_last`."""
+        return x if self.channel_axis == 3 else ops.moveaxis(x, 3, 1)
+
+    def compute_output_shape(self, input_shape):
+        """The input shape."""
+        return input_shape
+
+    def get_config(self):
+        """All constructor arguments as plain values."""
+        return {**super().get_config(), "data_format": self.data_format}

@@ -1,0 +1,150 @@
+"""The Gather-Excite (GE) module of Hu et al., arXiv 1810.12348: each position's gate comes from its neighbourhood.
+
+    y = x * sigmoid(up(gather(x)))           up: nearest neighbour, back to the size of x
+
+    gather, parameter-free (section 3.1; "GE-theta-minus"):
+        extent e     mean over the (2e - 1) x (2e - 1) positions around every e-th position (those inside the map)
+        extent None  mean over all positions (e = global)
+    gather, parametrised (section 3.2; "GE-theta"): log2(e) depthwise 3x3 convolutions with stride 2 and no bias,
+        each followed by batch norm
+
+Table 1 of the NA paper has no code for its GE rows. INFERRED from its parameter and operation counts: GE-ResNet50 has
+no parameters (the extent cannot be told from the counts; we take global), GE-MobileNetV2 the parametrised form with
+extent 8, without ReLU between the convolutions. The paper's third form, with 1x1 convolutions ("GE-theta-plus"), and
+parametrised gathering over the whole map are not here.
+"""
+
+import keras
+from keras import initializers, ops
+
+from na_keras.layers.feature_map import FeatureMapLayer, check_positive_integer
+
+
+def neighbourhood_mean(x, extent):
+    """(b, h, w, c) -> (b, ceil(h / e), ceil(w / e), c): means of 2e - 1 positions a side, less those outside."""
+    window, around = 2 * extent - 1, ((0, 0), (extent - 1, extent - 1), (extent - 1, extent - 1), (0, 0))
+
+    def pool(x):
+        return ops.average_pool(ops.pad(x, around), window, extent, padding="valid", data_format="channels_last")
+
+    return pool(x) / pool(ops.ones_like(x[:1, :, :, :1]))
+
+
+def nearest(x, size, axis):
+    """Repeats entries along `axis` to make `size`: entry i comes from floor(i * old size / size), as in PyTorch."""
+    return ops.take(x, ops.arange(size, dtype="int32") * ops.shape(x)[axis] // size, axis=axis)
+
+
+@keras.saving.register_keras_serializable(package="na_keras")
+class GatherExcite(FeatureMapLayer):
+    """Scales each channel at each position by a gate from the features around it.
+
+    Source: arXiv 1810.12348, section 3; what Table 1 of the NA paper means is at the head of this file.
+
+    >>> GatherExcite()(keras.ops.ones((2, 7, 7, 64))).shape
+    (2, 7, 7, 64)
+    >>> layer = GatherExcite(extent=8, parametrized=True)
+    >>> layer(keras.ops.ones((2, 7, 7, 64))).shape
+    (2, 7, 7, 64)
+    >>> layer.count_params()  # 3 * (3 * 3 * 64), batch norms 3 * 4 * 64
+    2496
+
+    Args:
+        extent: None, the whole map; or an integer above 1, the stride between the neighbourhoods' centres.
+        parametrized: gather with depthwise convolutions instead of means; `extent` must then be a power of two. On
+            maps smaller than `extent` the last convolutions see one position; MobileNetV2 (8 on 7 x 7) does so.
+        synchronized: batch norm's statistics over all replicas of a tf.distribute strategy (TensorFlow only).
+        data_format: `"channels_last"` or `"channels_first"`; by default `keras.config.image_data_format()`.
+        **kwargs: `name`, `dtype`, `trainable`.
+
+    Input and output: (batch, height, width, channels), or (batch, channels, height, width) with
+    `"channels_first"`, in the layer's compute dtype. Height and width may be unknown. The gate is computed in
+    float32 under any mixed-precision policy.
+
+    Raises:
+        ValueError: at construction, an extent that is neither None nor an integer above 1 (parametrised: a power of
+            two), an unknown data format. On the first call, a rank other than 4, unknown channels, an extent larger
+            than the map if that is known and nothing is parametrised.
+    """
+
+    has_batch_norm = True
+
+    def __init__(self, extent=None, parametrized=False, synchronized=False, data_format=None, **kwargs):
+        super().__init__(data_format, **kwargs)
+        if parametrized and extent is None:
+            raise ValueError(
+                "parametrized=True gathers with convolutions of stride 2: extent must be a power of two. "
+                "Received: extent=None"
+            )
+        if extent is not None:
+            check_positive_integer("extent", extent, "positions between the centres; None is the whole map")
+            if extent == 1 or parametrized and extent & (extent - 1):
+                raise ValueError(
+                    f"extent must be {'a power of two, 2 or more' if parametrized else 'None, or 2 or more'}. "
+                    f"Received: extent={extent}"
+                )
+        self.extent = None if extent is None else int(extent)
+        self.parametrized = parametrized
+        self.synchronized = synchronized
+
+    def build(self, input_shape):
+        """Creates `gather_1_depthwise` (kernel), `gather_1_bn` ... if parametrised, nothing otherwise."""
+        channels = self.check_input(input_shape)
+        sides = [input_shape[axis] for axis in self.position_axes if input_shape[axis] is not None]
+        if self.extent is not None and not self.parametrized and sides and self.extent > min(sides):
+            raise ValueError(
+                "The extent is larger than the map: use extent=None for the whole map, or a smaller one. "
+                f"Received: input_shape={tuple(input_shape)}, data_format={self.data_format!r}, extent={self.extent}"
+            )
+        self.steps = []
+        if not self.parametrized:
+            return
+        for order in range(1, self.extent.bit_length()):
+            convolution = keras.layers.DepthwiseConv2D(
+                3,
+                strides=2,
+                use_bias=False,
+                # PyTorch counts 9 * channels as a depthwise kernel's fan-out; in Keras that number is its fan-in.
+                depthwise_initializer=initializers.VarianceScaling(2.0, "fan_in", "untruncated_normal"),
+                data_format="channels_last",
+                dtype=self.statistics_dtype,
+                name=f"gather_{order}_depthwise",
+            )
+            norm = keras.layers.BatchNormalization(
+                momentum=0.9,
+                epsilon=1e-5,
+                synchronized=self.synchronized,
+                dtype=self.statistics_dtype,
+                name=f"gather_{order}_bn",
+            )
+            for layer in (convolution, norm):
+                layer.build((None, None, None, channels))
+            self.steps += [convolution, norm]
+
+    def gather(self, x, training=None):
+        """(b, h, w, c) -> the gathered features, fewer positions."""
+        if self.extent is None:
+            return ops.mean(x, axis=(1, 2), keepdims=True)
+        if not self.parametrized:
+            return neighbourhood_mean(x, self.extent)
+        for convolution, norm in zip(self.steps[::2], self.steps[1::2], strict=True):
+            x = norm(convolution(ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))), training=training)
+        return x
+
+    def call(self, x, training=None):
+        """Returns x times its gate, in the shape and dtype of x."""
+        last = self.to_channels_last(x)
+        gate = ops.sigmoid(self.gather(self.for_statistics(last), training))
+        if self.extent is not None:
+            for axis in (1, 2):
+                gate = nearest(gate, ops.shape(last)[axis], axis)
+        return self.from_channels_last(last * ops.cast(gate, x.dtype))
+
+    def get_config(self):
+        """All constructor arguments as plain values."""
+        return {
+            **super().get_config(),
+            "extent": self.extent,
+            "parametrized": self.parametrized,
+            "synchronized": self.synchronized,
+        }

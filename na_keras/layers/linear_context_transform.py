@@ -1,0 +1,83 @@
+"""The Linear Context Transform (LCT) block of Ruan et al., arXiv 1909.03834 (reference 8 of the NA paper).
+
+    z = mean over positions of x
+    v = (z - mu) / sqrt(sigma**2 + epsilon)     mu, sigma**2: over each of G groups of neighbouring channels
+    s = sigmoid(gamma * v + beta)               gamma, beta: one number a channel
+    y = x * s
+
+No reference code is public. What we could not read in a source, and took over from SGE, which the block resembles:
+gamma starts at 0, beta at 1, and epsilon is 1e-5. Reimplementations by others disagree on the first two.
+"""
+
+import keras
+from keras import ops
+
+from na_keras.layers.feature_map import (
+    FeatureMapLayer,
+    check_groups,
+    check_positive_integer,
+    check_positive_number,
+)
+
+
+@keras.saving.register_keras_serializable(package="na_keras")
+class LinearContextTransform(FeatureMapLayer):
+    """Scales each channel by a gate from its mean, normalised within a group of channels; no mixing otherwise.
+
+    Source: arXiv 1909.03834, section "Linear Context Transform Block"; our choices are at the head of this file. A
+    fresh layer multiplies by sigmoid(1) = 0.731.
+
+    >>> layer = LinearContextTransform(groups=8)
+    >>> layer(keras.ops.ones((2, 7, 7, 64))).shape
+    (2, 7, 7, 64)
+    >>> layer.count_params()
+    128
+
+    Args:
+        groups: number of groups, a divisor of the channels that leaves at least 2 in each; the paper's 64.
+        epsilon: positive number added to the variance.
+        data_format: `"channels_last"` or `"channels_first"`; by default `keras.config.image_data_format()`.
+        **kwargs: `name`, `dtype`, `trainable`.
+
+    Input and output: (batch, height, width, channels), or (batch, channels, height, width) with
+    `"channels_first"`, in the layer's compute dtype. Height and width may be unknown. The gate is computed in
+    float32 under any mixed-precision policy.
+
+    Raises:
+        ValueError: at construction, groups that are not a positive integer, an epsilon that is not positive, an
+            unknown data format. On the first call, a rank other than 4, unknown channels, channels that `groups`
+            does not divide, or groups of a single channel, which normalise to 0.
+    """
+
+    def __init__(self, groups=64, epsilon=1e-5, data_format=None, **kwargs):
+        super().__init__(data_format, **kwargs)
+        check_positive_integer("groups", groups, "channels are divided into them")
+        check_positive_number("epsilon", epsilon, "equal means have variance 0")
+        self.groups = int(groups)
+        self.epsilon = epsilon
+
+    def build(self, input_shape):
+        """Creates `gamma` and `beta`, one number a channel."""
+        channels = self.check_input(input_shape)
+        check_groups("LinearContextTransform", channels, self.groups)
+        if channels == self.groups:
+            raise ValueError(
+                "LinearContextTransform normalises within groups of channels, and a single channel to 0: use fewer "
+                f"groups. Received: {channels} channels, groups={self.groups}"
+            )
+        self.gamma = self.add_weight(shape=(channels,), name="gamma", initializer="zeros", autocast=False)
+        self.beta = self.add_weight(shape=(channels,), name="beta", initializer="ones", autocast=False)
+
+    def call(self, x):
+        """Returns x times its gate, in the shape and dtype of x."""
+        mean = ops.mean(self.for_statistics(x), axis=self.position_axes)  # (b, c)
+        grouped = ops.reshape(mean, (-1, self.groups, mean.shape[1] // self.groups))
+        deviation = grouped - ops.mean(grouped, axis=2, keepdims=True)
+        variance = ops.mean(ops.square(deviation), axis=2, keepdims=True)
+        normalized = ops.reshape(deviation / ops.sqrt(variance + self.epsilon), (-1, mean.shape[1]))
+        gamma, beta = self.for_statistics(self.gamma), self.for_statistics(self.beta)
+        return x * self.for_all_positions(ops.sigmoid(gamma * normalized + beta))
+
+    def get_config(self):
+        """All constructor arguments as plain values."""
+        return {**super().get_config(), "groups": self.groups, "epsilon": self.epsilon}

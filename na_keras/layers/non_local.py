@@ -1,0 +1,155 @@
+"""The non-local block of "Non-local Neural Networks" (Wang et al., arXiv 1711.07971); eqs. 1 and 2 of the NA paper.
+
+    y_i = 1 / C(x) * sum over positions j of f(x_i, x_j) g(x_j)    (eq. 1 there)
+    z_i = x_i + BN(W_z y_i)                                        (eq. 6 there)
+
+    pairwise               f(x_i, x_j)                             C(x)
+    "embedded_gaussian"    exp(theta(x_i) . phi(x_j))              sum over j of f      (eq. 3: a softmax)
+    "gaussian"             exp(x_i . x_j)                          sum over j of f      (eq. 2)
+    "dot_product"          theta(x_i) . phi(x_j)                   number of positions  (eq. 4)
+    "concatenation"        relu(w . [theta(x_i); phi(x_j)])        number of positions  (eq. 5)
+
+theta, phi (`query`, `key`), g (`value`) and W_z (`project`) are 1x1 convolutions; the first three have C // 2
+features. The batch norm's scale starts at zero, so a fresh block is the identity (section 4.1 there). There is no
+reference code in the NA paper's repositories. The NA paper's eq. 2 writes g(x_j) with j for the query and sums over
+i, the key: that would sum nothing but the weights; the original's g of the key is meant. The paper does not say
+whether the 1x1 convolutions have biases: ours do, W_z (whose batch norm shifts) does not.
+"""
+
+import keras
+from keras import ops
+
+from na_keras.layers.feature_map import (
+    FeatureMapLayer,
+    check_positive_integer,
+    check_reduction,
+    flatten_positions,
+    kaiming_normal,
+    softmax,
+)
+
+PAIRWISE = ("embedded_gaussian", "gaussian", "dot_product", "concatenation")
+
+
+@keras.saving.register_keras_serializable(package="na_keras")
+class NonLocal(FeatureMapLayer):
+    """Adds to each position a projection of all positions' values, weighted by their likeness to it.
+
+    Source: arXiv 1711.07971, section 3; deviations are at the head of this file. A fresh layer is the identity.
+    Memory grows with the square of the number of positions: 4 * (h * w)**2 bytes an image, 39 MB for 56 x 56.
+
+    >>> layer = NonLocal()
+    >>> layer(keras.ops.ones((2, 7, 7, 64))).shape
+    (2, 7, 7, 64)
+
+    Args:
+        pairwise: `"embedded_gaussian"`, `"gaussian"`, `"dot_product"` or `"concatenation"`; see the head of this file.
+        reduction: query, key and value have channels // reduction features; the paper's 2.
+        subsample: take the maximum of 2 x 2 positions of keys and values (section 3.3 there): a quarter of the
+            memory. Sides are rounded up.
+        synchronized: batch norm's statistics over all replicas of a tf.distribute strategy (TensorFlow only).
+        data_format: `"channels_last"` or `"channels_first"`; by default `keras.config.image_data_format()`.
+        **kwargs: `name`, `dtype`, `trainable`.
+
+    Input and output: (batch, height, width, channels), or (batch, channels, height, width) with
+    `"channels_first"`, in the layer's compute dtype. Height and width may be unknown. Projections are in that dtype,
+    the pairwise scores and their softmax in float32.
+
+    Raises:
+        ValueError: at construction, an unknown pairwise function, a reduction that is not a positive integer, an
+            unknown data format. On the first call, a rank other than 4, unknown channels, fewer channels than
+            `reduction`.
+    """
+
+    has_batch_norm = True
+
+    def __init__(
+        self,
+        pairwise="embedded_gaussian",
+        reduction=2,
+        subsample=False,
+        synchronized=False,
+        data_format=None,
+        **kwargs,
+    ):
+        super().__init__(data_format, **kwargs)
+        if pairwise not in PAIRWISE:
+            raise ValueError(f"pairwise must be one of {PAIRWISE}. Received: {pairwise!r}")
+        check_positive_integer("reduction", reduction, "channels are divided by it")
+        self.pairwise = pairwise
+        self.reduction = int(reduction)
+        self.subsample = subsample
+        self.synchronized = synchronized
+
+    def build(self, input_shape):
+        """Creates `query`, `key` (not for "gaussian"), `value`, `project`, `project_bn`, `pair_kernel` if needed."""
+        channels = self.check_input(input_shape)
+        check_reduction("NonLocal", channels, self.reduction)
+        features = channels // self.reduction
+        if self.pairwise != "gaussian":
+            self.query = self._projection("query", channels, features)
+            self.key = self._projection("key", channels, features)
+        self.value = self._projection("value", channels, features)
+        if self.pairwise == "concatenation":
+            self.pair_kernel = self.add_weight(
+                shape=(2, features), name="pair_kernel", initializer=kaiming_normal(), autocast=False
+            )
+        self.project = self._projection("project", features, channels, use_bias=False)
+        self.project_bn = keras.layers.BatchNormalization(
+            momentum=0.9,
+            epsilon=1e-5,
+            gamma_initializer="zeros",
+            synchronized=self.synchronized,
+            dtype=self.dtype_policy,
+            name="project_bn",
+        )
+        self.project_bn.build((None, None, None, channels))
+
+    def _projection(self, name, inputs, units, use_bias=True):
+        layer = keras.layers.Dense(
+            units, use_bias=use_bias, kernel_initializer=kaiming_normal(), dtype=self.dtype_policy, name=name
+        )
+        layer.build((None, None, None, inputs))
+        return layer
+
+    def positions(self, x, pooled):
+        """(b, h, w, f) -> (b, n, f), with the maxima of 2 x 2 positions if `pooled` and the layer subsamples."""
+        if pooled and self.subsample:
+            x = ops.max_pool(x, 2, 2, padding="same", data_format="channels_last")
+        return flatten_positions(x)
+
+    def pair_weights(self, x):
+        """f / C for all pairs, from x (b, h, w, c): (b, queries, keys), float32."""
+        query, key = (x, x) if self.pairwise == "gaussian" else (self.query(x), self.key(x))
+        query = self.for_statistics(self.positions(query, pooled=False))
+        key = self.for_statistics(self.positions(key, pooled=True))
+        if self.pairwise == "concatenation":  # the scalar product with [theta; phi] is a sum of two
+            of_query, of_key = (
+                ops.sum(values * kernel, axis=2)
+                for values, kernel in zip((query, key), ops.unstack(self.for_statistics(self.pair_kernel)), strict=True)
+            )
+            scores = ops.relu(of_query[:, :, None] + of_key[:, None, :])
+        else:
+            scores = ops.matmul(query, ops.transpose(key, (0, 2, 1)))
+        if self.pairwise in ("gaussian", "embedded_gaussian"):
+            return softmax(scores, axis=2)
+        return scores / ops.cast(ops.shape(scores)[2], scores.dtype)
+
+    def call(self, x, training=None):
+        """Returns x plus what its positions tell each other, in the shape and dtype of x."""
+        last = self.to_channels_last(x)
+        weights = ops.cast(self.pair_weights(last), x.dtype)
+        gathered = ops.matmul(weights, self.positions(self.value(last), pooled=True))  # (b, n, f)
+        shape = ops.shape(last)
+        added = ops.reshape(self.project(gathered), (shape[0], shape[1], shape[2], last.shape[3]))
+        return self.from_channels_last(last + self.project_bn(added, training=training))
+
+    def get_config(self):
+        """All constructor arguments as plain values."""
+        return {
+            **super().get_config(),
+            "pairwise": self.pairwise,
+            "reduction": self.reduction,
+            "subsample": self.subsample,
+            "synchronized": self.synchronized,
+        }

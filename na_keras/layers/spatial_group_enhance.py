@@ -1,0 +1,89 @@
+"""The Spatial Group-wise Enhance (SGE) module of Li et al., arXiv 1905.09646 (reference 7 of the NA paper).
+
+For each image and each of G groups of neighbouring channels, with x_i the group's features at position i:
+
+    g   = mean over positions of x                                 (eq. 1)
+    c_i = g . x_i                                                  (eq. 2)
+    c   = (c - mean of c) / (std of c + epsilon)                   (eq. 3: over the positions)
+    y_i = x_i * sigmoid(gamma * c_i + beta)                        (eqs. 4, 5: gamma, beta per group)
+
+Reference: implus/PytorchInsight, classification/models/imagenet/resnet_sge.py. We follow it where it differs from the
+paper: sample standard deviation (n - 1) and epsilon added to it. gamma starts at 0 and beta at 1, as there. A map of
+one position, where the reference gives NaN, has deviation 0 here.
+"""
+
+import keras
+from keras import ops
+
+from na_keras.layers.feature_map import (
+    FeatureMapLayer,
+    check_groups,
+    check_positive_integer,
+    check_positive_number,
+    sample_variance,
+    standard_deviation,
+)
+
+
+def spatial_group_gate(x, gamma, beta, epsilon):
+    """(b, n, groups, channels of a group) and gamma, beta (groups,) -> gate (b, n, groups)."""
+    scores = ops.sum(x * ops.mean(x, axis=1, keepdims=True), axis=3)  # eqs. 1, 2
+    deviation = scores - ops.mean(scores, axis=1, keepdims=True)
+    normalized = deviation / (standard_deviation(sample_variance(scores, (1,))) + epsilon)
+    return ops.sigmoid(gamma * normalized + beta)
+
+
+@keras.saving.register_keras_serializable(package="na_keras")
+class SpatialGroupEnhance(FeatureMapLayer):
+    """Scales each group of channels, position by position, by its normalised likeness to the group's mean.
+
+    Source: arXiv 1905.09646, section 3; reference code and deviations are at the head of this file. A fresh layer
+    multiplies by sigmoid(1) = 0.731.
+
+    >>> layer = SpatialGroupEnhance(groups=8)
+    >>> layer(keras.ops.ones((2, 7, 7, 64))).shape
+    (2, 7, 7, 64)
+    >>> layer.count_params()
+    16
+
+    Args:
+        groups: number of groups, a divisor of the channels; the paper's 64.
+        epsilon: positive number added to the standard deviation.
+        data_format: `"channels_last"` or `"channels_first"`; by default `keras.config.image_data_format()`.
+        **kwargs: `name`, `dtype`, `trainable`.
+
+    Input and output: (batch, height, width, channels), or (batch, channels, height, width) with
+    `"channels_first"`, in the layer's compute dtype. Height and width may be unknown. The gate is computed in
+    float32 under any mixed-precision policy.
+
+    Raises:
+        ValueError: at construction, groups that are not a positive integer, an epsilon that is not positive, an
+            unknown data format. On the first call, a rank other than 4, unknown channels, channels that `groups`
+            does not divide.
+    """
+
+    def __init__(self, groups=64, epsilon=1e-5, data_format=None, **kwargs):
+        super().__init__(data_format, **kwargs)
+        check_positive_integer("groups", groups, "channels are divided into them")
+        check_positive_number("epsilon", epsilon, "equal scores have deviation 0")
+        self.groups = int(groups)
+        self.epsilon = epsilon
+
+    def build(self, input_shape):
+        """Creates `gamma` and `beta`, one number a group."""
+        check_groups("SpatialGroupEnhance", self.check_input(input_shape), self.groups)
+        self.gamma = self.add_weight(shape=(self.groups,), name="gamma", initializer="zeros", autocast=False)
+        self.beta = self.add_weight(shape=(self.groups,), name="beta", initializer="ones", autocast=False)
+
+    def call(self, x):
+        """Returns x times its gate, in the shape and dtype of x."""
+        last = self.to_channels_last(x)
+        grouped = ops.reshape(last, (ops.shape(last)[0], -1, self.groups, last.shape[3] // self.groups))
+        gamma, beta = self.for_statistics(self.gamma), self.for_statistics(self.beta)
+        gate = spatial_group_gate(self.for_statistics(grouped), gamma, beta, self.epsilon)
+        scaled = grouped * ops.cast(ops.expand_dims(gate, 3), x.dtype)
+        return self.from_channels_last(ops.reshape(scaled, ops.shape(last)))
+
+    def get_config(self):
+        """All constructor arguments as plain values."""
+        return {**super().get_config(), "groups": self.groups, "epsilon": self.epsilon}

@@ -1,0 +1,82 @@
+"""The Squeeze-and-Excitation (SE) module of "Squeeze-and-Excitation Networks" (Hu et al., arXiv 1709.01507).
+
+    z = mean over positions of x                                  (eq. 2, squeeze)
+    s = sigmoid(W2 relu(W1 z + b1) + b2)                          (eq. 3, excitation; W1: C -> C // r)
+    y = x * s                                                     (eq. 4: one gate per image and channel)
+
+Reference: implus/PytorchInsight, classification/models/imagenet/resnet_se.py, which has the biases that eq. 3 leaves
+out; Table 1's parameter count needs them. Initial weights are torch.nn.Linear's, as there.
+"""
+
+import keras
+from keras import ops
+
+from na_keras.layers.feature_map import FeatureMapLayer, check_positive_integer, check_reduction, torch_linear
+
+
+def bottleneck_layers(channels, reduction, dtype):
+    """The two fully connected layers of SE and CBAM, built: C -> C // r with ReLU, and back."""
+    features = channels // reduction
+    layers = []
+    for name, inputs, units, activation in (
+        ("squeeze", channels, features, "relu"),
+        ("excite", features, channels, None),
+    ):
+        layer = keras.layers.Dense(
+            units,
+            activation,
+            kernel_initializer=torch_linear(inputs),
+            bias_initializer=torch_linear(inputs),
+            dtype=dtype,
+            name=name,
+        )
+        layer.build((None, inputs))
+        layers.append(layer)
+    return layers
+
+
+@keras.saving.register_keras_serializable(package="na_keras")
+class SqueezeExcite(FeatureMapLayer):
+    """Scales each channel by a gate that two small fully connected layers compute from all channels' means.
+
+    Source: arXiv 1709.01507, equations 2 to 4; reference code and deviations are at the head of this file.
+
+    >>> layer = SqueezeExcite(reduction=16)
+    >>> layer(keras.ops.ones((2, 7, 7, 64))).shape
+    (2, 7, 7, 64)
+    >>> layer.count_params()  # 2 * 64 * 4 + 4 + 64
+    580
+
+    Args:
+        reduction: the hidden layer has channels // reduction features; the paper's r = 16.
+        data_format: `"channels_last"` or `"channels_first"`; by default `keras.config.image_data_format()`.
+        **kwargs: `name`, `dtype`, `trainable`.
+
+    Input and output: (batch, height, width, channels), or (batch, channels, height, width) with
+    `"channels_first"`, in the layer's compute dtype. Height and width may be unknown. The gate is computed in
+    float32 under any mixed-precision policy.
+
+    Raises:
+        ValueError: at construction, a reduction that is not a positive integer, an unknown data format. On the
+            first call, a rank other than 4, unknown channels, fewer channels than `reduction`.
+    """
+
+    def __init__(self, reduction=16, data_format=None, **kwargs):
+        super().__init__(data_format, **kwargs)
+        check_positive_integer("reduction", reduction, "channels are divided by it")
+        self.reduction = int(reduction)
+
+    def build(self, input_shape):
+        """Creates `squeeze` and `excite`, each with kernel and bias."""
+        channels = self.check_input(input_shape)
+        check_reduction("SqueezeExcite", channels, self.reduction)
+        self.squeeze, self.excite = bottleneck_layers(channels, self.reduction, self.statistics_dtype)
+
+    def call(self, x):
+        """Returns x times its gate, in the shape and dtype of x."""
+        mean = ops.mean(self.for_statistics(x), axis=self.position_axes)  # (b, c)
+        return x * self.for_all_positions(ops.sigmoid(self.excite(self.squeeze(mean))))
+
+    def get_config(self):
+        """All constructor arguments as plain values."""
+        return {**super().get_config(), "reduction": self.reduction}

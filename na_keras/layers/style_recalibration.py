@@ -1,0 +1,76 @@
+"""The Style-based Recalibration Module (SRM) of Lee et al., arXiv 1903.10829 (reference 9 of the NA paper).
+
+    t = [mean; standard deviation] over the positions, per channel         (eqs. 1 to 3: style pooling)
+    z = sum over the two of w * t                                          (eq. 4: channel-wise full connection)
+    g = sigmoid(BN(z))                                                     (eqs. 5, 6: style integration)
+    y = x * g                                                              (eq. 7)
+
+Reference: hyunjaelee410/style-based-recalibration-module, models/recalibration_modules.py. We follow it where it is
+more precise than the paper: the standard deviation is sqrt(sample variance + 1e-5), w starts at 0. A map of one
+position, where the reference gives NaN, has variance 0 here.
+"""
+
+import keras
+from keras import ops
+
+from na_keras.layers.feature_map import FeatureMapLayer, check_positive_number, sample_variance
+
+
+@keras.saving.register_keras_serializable(package="na_keras")
+class StyleRecalibration(FeatureMapLayer):
+    """Scales each channel by a gate from its own mean and standard deviation, four parameters a channel.
+
+    Source: arXiv 1903.10829, section 3; reference code and deviations are at the head of this file. A fresh layer
+    multiplies by 1/2.
+
+    >>> layer = StyleRecalibration()
+    >>> layer(keras.ops.ones((2, 7, 7, 64))).shape
+    (2, 7, 7, 64)
+
+    Args:
+        epsilon: positive number added to the variance.
+        synchronized: batch norm's statistics over all replicas of a tf.distribute strategy (TensorFlow only).
+        data_format: `"channels_last"` or `"channels_first"`; by default `keras.config.image_data_format()`.
+        **kwargs: `name`, `dtype`, `trainable`.
+
+    Input and output: (batch, height, width, channels), or (batch, channels, height, width) with
+    `"channels_first"`, in the layer's compute dtype. Height and width may be unknown. The gate is computed in
+    float32 under any mixed-precision policy.
+
+    Raises:
+        ValueError: at construction, an epsilon that is not positive, an unknown data format. On the first call, a
+            rank other than 4, unknown channels.
+    """
+
+    has_batch_norm = True
+
+    def __init__(self, epsilon=1e-5, synchronized=False, data_format=None, **kwargs):
+        super().__init__(data_format, **kwargs)
+        check_positive_number("epsilon", epsilon, "equal values have variance 0")
+        self.epsilon = epsilon
+        self.synchronized = synchronized
+
+    def build(self, input_shape):
+        """Creates `mean_weight` and `deviation_weight`, one number a channel each, and `bn`."""
+        channels = self.check_input(input_shape)
+        self.mean_weight = self.add_weight(shape=(channels,), name="mean_weight", initializer="zeros", autocast=False)
+        self.deviation_weight = self.add_weight(
+            shape=(channels,), name="deviation_weight", initializer="zeros", autocast=False
+        )
+        self.bn = keras.layers.BatchNormalization(
+            momentum=0.9, epsilon=1e-5, synchronized=self.synchronized, dtype=self.statistics_dtype, name="bn"
+        )
+        self.bn.build((None, channels))
+
+    def call(self, x, training=None):
+        """Returns x times its gate, in the shape and dtype of x."""
+        values = self.for_statistics(x)
+        mean = ops.mean(values, axis=self.position_axes)  # (b, c)
+        variance = ops.squeeze(sample_variance(values, self.position_axes), self.position_axes)
+        deviation = ops.sqrt(variance + self.epsilon)
+        style = self.for_statistics(self.mean_weight) * mean + self.for_statistics(self.deviation_weight) * deviation
+        return x * self.for_all_positions(ops.sigmoid(self.bn(style, training=training)))
+
+    def get_config(self):
+        """All constructor arguments as plain values."""
+        return {**super().get_config(), "epsilon": self.epsilon, "synchronized": self.synchronized}
