@@ -90,6 +90,15 @@ def test_it_is_the_class_activation_map_before_the_softmax(activation):
     np.testing.assert_allclose(result, expected, **TOLERANCE)
 
 
+def test_a_channels_weight_is_the_mean_of_its_gradient():
+    """Where each position has its own slope: a Dense on all of them."""
+    backbone, dense = features(), layers.Dense(CLASSES, None, True, normal(3))
+    model = assemble(backbone, layers.Flatten(), dense)
+    maps = keras.ops.convert_to_numpy(backbone(images()))
+    weights = dense.get_weights()[0].reshape(*maps.shape[1:], CLASSES)[..., 1].mean((0, 1))
+    np.testing.assert_allclose(grad_cam(model, images(), 1), np.maximum(maps @ weights, 0), **TOLERANCE)
+
+
 def flat(backbone, ending):
     return assemble(*backbone.layers, *ending)
 
