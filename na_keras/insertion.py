@@ -3,7 +3,7 @@
     before:  ... -> bn3 --------------> add -> ...        x  = bn3(...)
     after:   ... -> bn3 -> attention -> add -> ...        x' = k * x for a fresh module of constant gate k
 
-Where is said in places.py: by default at the paper's place, after the last normalisation of each residual branch.
+Where is said in places.py: by default at the authors' place, after the last normalisation of each residual branch.
 
 Weights are copied, not shared. A fresh NA multiplies by k = sigmoid(1) (gamma = 0, beta = 1), which changes what a
 trained network computes; `preserve=True` divides the weights that the normalisation multiplies by (gamma and beta) by
@@ -193,7 +193,7 @@ def insert_attention(model, attention="na", where=None, preserve=False):
     >>> model = keras.applications.MobileNetV2(weights=None)
     >>> len(insert_attention(model).layers) - len(model.layers)  # the residual additions of MobileNetV2
     10
-    >>> len(insert_attention(model, where=r"project_BN$").layers) - len(model.layers)  # as the paper places them
+    >>> len(insert_attention(model, where=r"project_BN$").layers) - len(model.layers)  # every block, as the authors have it
     17
 
     Args:
@@ -201,7 +201,7 @@ def insert_attention(model, attention="na", where=None, preserve=False):
             as it is.
         attention: a name in `na_keras.ATTENTION`, or a callable that takes `name=` and returns a layer; called once per
             place, under the precision policy and data format of the layer before.
-        where: None: after the last normalisation before each residual addition (section 5.1 of the paper). A string: a
+        where: None: after the last normalisation before each residual addition, as in the authors' code. A string: a
             regular expression, searched in layer names. A function of a layer: after each layer that it is true of.
             Additions without such a normalisation are left alone. For pre-activation networks such as
             keras.applications.ResNet50V2 there is none: say `where=r"_3_conv$"`.

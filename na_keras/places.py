@@ -1,7 +1,8 @@
 """Where attention modules go in a network that is not ours: layers of a functional model, found by rule or by name.
 
-The rule is the paper's place (section 5.1): after the last normalisation of each residual branch. Of the tensors that
-an addition sums up, the shortcut is the one with the fewest operations of its own; the others are residual branches:
+The rule is the place in the authors' ResNet (13952522076/NANet, models/resnet/resnet_na4.py; the paper does not say):
+after the last normalisation of each residual branch. Of the tensors that an addition sums up, the shortcut is the one
+with the fewest operations of its own; the others are residual branches:
 
     x -> conv -> bn -> relu -> conv -> bn -+-> add        5 operations of its own: the branch, and its last norm
     x ------------> conv -> bn ------------+              2: the shortcut, here with a projection
