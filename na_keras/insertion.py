@@ -193,7 +193,7 @@ def insert_attention(model, attention="na", where=None, preserve=False):
     >>> model = keras.applications.MobileNetV2(weights=None)
     >>> len(insert_attention(model).layers) - len(model.layers)  # the residual additions of MobileNetV2
     10
-    >>> len(insert_attention(model, where=r"project_BN$").layers) - len(model.layers)  # every block, as the authors have it
+    >>> len(insert_attention(model, where=r"project_BN$").layers) - len(model.layers)  # every block
     17
 
     Args:
