@@ -6,6 +6,8 @@ Importing this package needs keras and numpy only. Modules built on TensorFlow (
 `na_keras.data`) are imported by name.
 """
 
+from na_keras.grad_cam import grad_cam
+from na_keras.insertion import insert_attention
 from na_keras.layers import (
     ATTENTION,
     CBAM,
@@ -64,5 +66,7 @@ __all__ = [
     "TorchSGD",
     "decode_predictions",
     "get_attention",
+    "grad_cam",
+    "insert_attention",
     "preprocess_input",
 ]

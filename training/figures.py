@@ -1,0 +1,292 @@
+"""Pictures of trained networks: loss curves, Grad-CAM heat maps and gates, each as one PNG.
+
+    python training/figures.py loss vanilla=runs/vanilla NA=runs/na --output loss_curves.png
+    python training/figures.py heatmaps vanilla=runs/vanilla/model.keras NA=runs/na/model.keras --output heat_maps.png
+    python training/figures.py gates NA=runs/na/model.keras --output gates.png
+
+loss      Figure 1 of the paper: training and validation loss of several run directories, finished or not.
+heatmaps  Figure 2: the images above, below them a row per network with what speaks for the class.
+gates     NA's gates in each block, over channels and images: median, quartiles, 5th to 95th percentile.
+
+Images are the validation split's of the first network's run (recipe.json beside it), or those of --dataset or --images.
+"""
+
+import argparse
+import importlib.util
+import os
+import pathlib
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ["KERAS_BACKEND"] = "tensorflow"
+
+FRESH_GATE = 0.7310585786  # sigmoid(1)
+OPACITY = 0.5  # of the heat map on its image
+
+
+def named_path(text):
+    """ "NAME=PATH" -> (NAME, Path)."""
+    name, separator, path = text.partition("=")
+    if not (name and separator and path):
+        raise argparse.ArgumentTypeError(f"expected NAME=PATH, as in NA=runs/na. Received: {text!r}")
+    return name, pathlib.Path(path)
+
+
+def png(text):
+    path = pathlib.Path(text)
+    if path.suffix != ".png":
+        raise argparse.ArgumentTypeError(f"expected a name that ends in .png. Received: {text!r}")
+    return path
+
+
+def parse_arguments(argv):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    kinds = parser.add_subparsers(dest="figure", required=True, metavar="{loss,heatmaps,gates}")
+    takes = {"loss": "a run directory", "heatmaps": "a .keras file", "gates": "a .keras file"}
+    for figure, what in takes.items():
+        kind = kinds.add_parser(figure, help=f"of {what} or several" if figure != "gates" else f"of {what}")
+        count = 1 if figure == "gates" else "+"
+        kind.add_argument("named", metavar="NAME=PATH", type=named_path, nargs=count, help=f"{what} and its name")
+        kind.add_argument("--output", type=png, required=True, help="the PNG; an old one is replaced")
+        if figure == "loss":
+            continue
+        kind.add_argument("--images", nargs="+", type=pathlib.Path, metavar="FILE", help="instead of a dataset's")
+        kind.add_argument("--dataset", help="instead of the run's")
+        kind.add_argument("--data-dir", help="where the dataset lies")
+        kind.add_argument("--resize", type=int, help="pixels of the shorter side before the crop, instead of the run's")
+        default = {"heatmaps": 8, "gates": 64}[figure]
+        kind.add_argument("--count", type=int, default=default, help="images of the dataset (default: %(default)s)")
+        if figure == "heatmaps":
+            kind.add_argument("--layer", help="whose maps; by default the last with more than one position")
+            kind.add_argument("--predicted", action="store_true", help="each network's own class, not the label")
+    arguments = parser.parse_args(argv)
+    if getattr(arguments, "count", 1) < 1:
+        parser.error(f"--count must be at least 1. Received: {arguments.count}")
+    return arguments
+
+
+def new_figure(width, height):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure, path):
+    """Writes beside the target and renames."""
+    import run_directory
+
+    temporary = path.with_name(run_directory.temporary_name(path.name))
+    figure.savefig(temporary, dpi=100, format="png")
+    os.replace(temporary, path)
+
+
+def loss_curves(named):
+    """{name: rows of history.csv} -> figure: training on the left, validation on the right."""
+    figure = new_figure(9, 3.6)
+    panels = (("loss", "training"), ("validation_loss", "validation"))
+    for axes, (column, title) in zip(figure.subplots(1, 2), panels, strict=True):
+        for name, rows in named.items():
+            epochs, values = [int(row["epoch"]) for row in rows], [float(row[column]) for row in rows]
+            axes.plot(epochs, values, marker="." if len(rows) < 40 else None, label=name)
+        axes.set(title=title, xlabel="epoch", ylabel="cross-entropy", yscale="log")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3, which="both")
+        axes.legend()
+    return figure
+
+
+def read_histories(named):
+    """{name: rows of history.csv}. Raises ValueError on a folder without finished epochs."""
+    import run_directory
+
+    found = {}
+    for name, directory in named:
+        try:
+            found[name] = run_directory.read_history(directory, sys.maxsize)
+        except KeyError:  # no column of epochs
+            found[name] = []
+        if not found[name] or not {"loss", "validation_loss"} <= set(found[name][0]):
+            raise ValueError(
+                f"{directory} holds no {run_directory.HISTORY} with a finished epoch. Expected a run directory."
+            )
+    return found
+
+
+def choose_examples(source, count):
+    """(encoded images, labels): one of each class in the stored order, then further ones, `count` in all."""
+    firsts, others, seen = [], [], set()
+    for example in source.examples(None):
+        label = int(example["label"])
+        if label not in seen:
+            firsts.append((example["image"], label))
+        elif len(others) < count:
+            others.append((example["image"], label))
+        seen.add(label)
+        if len(firsts) == count or len(seen) == len(source.class_names) and len(firsts) + len(others) >= count:
+            break
+    return (sorted(firsts, key=lambda pair: pair[1]) + others)[:count]
+
+
+def read_images(arguments, size):
+    """(uint8 (n, size, size, 3), labels or None, class names or None), cropped as for evaluation."""
+    import numpy as np
+    import tensorflow as tf
+
+    from na_keras import preprocessing
+    from na_keras.data import load_source
+    from na_keras.model_files import training_record
+
+    recipe, class_names = training_record(arguments.named[0][1])
+    recipe = recipe or {}
+    resize = arguments.resize or recipe.get("evaluation_resize") or size
+    if arguments.images:
+        missing = [str(path) for path in arguments.images if not path.is_file()]
+        if missing:
+            raise FileNotFoundError(f"No image at {', '.join(missing)}")
+        encoded, labels = [tf.io.read_file(str(path)) for path in arguments.images], None
+    else:
+        dataset = arguments.dataset or recipe.get("dataset")
+        if dataset is None:
+            raise ValueError(f"There is no recipe.json beside {arguments.named[0][1]}: give --images or --dataset.")
+        source = load_source(dataset, "validation", arguments.data_dir)
+        encoded, labels = zip(*choose_examples(source, arguments.count), strict=True)
+        class_names = source.class_names
+    try:
+        images = [preprocessing.evaluation_image(data, resize, size).numpy() for data in encoded]
+    except tf.errors.InvalidArgumentError as error:
+        raise ValueError(f"An image does not decode: {error.message.splitlines()[0]}") from error
+    return np.stack(images), labels, class_names
+
+
+def load_networks(named):
+    """({name: model}, image size).
+
+    Raises:
+        FileNotFoundError, ValueError: a file that is not there or no classifier; networks that do not fit together.
+    """
+    from na_keras.model_files import check_classifier, load_model
+
+    models = {}
+    for name, path in named:
+        models[name] = load_model(path)
+        check_classifier(models[name])
+    shapes = {(model.input_shape[1:], model.output_shape[1:]) for model in models.values()}
+    if len(shapes) > 1:
+        raise ValueError(f"Expected networks of equal image sizes and classes. Received: {sorted(shapes)}")
+    ((height, width, _), _) = shapes.pop()
+    if height is None or height != width:
+        raise ValueError(f"Expected networks of square images of a known size. Received: {height} x {width}")
+    return models, height
+
+
+def heat_maps(models, images, labels, class_names, layer, predicted):
+    """Figure: the images, then a row per network; over each map the class it is of and its probability."""
+    import numpy as np
+    from matplotlib import colormaps
+
+    from na_keras import grad_cam
+
+    rows, columns = 1 + len(models), len(images)
+    figure = new_figure(0.5 + 1.25 * columns, 0.15 + 1.45 * rows)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set(xticks=[], yticks=[])
+    for row, name in enumerate(["image", *models]):
+        grid[row, 0].set_ylabel(name)
+        shown, titles = images, [""] * columns
+        if row:
+            probabilities = models[name].predict(images, verbose=0)
+            classes = probabilities.argmax(-1) if predicted or labels is None else np.array(labels)
+            heat = grad_cam(models[name], images, classes, layer, scaled=True)
+            shown = (1 - OPACITY) * images / 255 + OPACITY * colormaps["jet"](heat)[..., :3]
+            names = [class_names[index] if class_names else f"class {index}" for index in classes]
+            titles = [f"{n[:14]}: {100 * p[c]:.0f} %" for n, p, c in zip(names, probabilities, classes, strict=True)]
+        for axes, picture, title in zip(grid[row], shown, titles, strict=True):
+            axes.imshow(picture, interpolation="nearest")
+            axes.set_title(title, fontsize=9, pad=2)
+    return figure
+
+
+def gates_of(model, images):
+    """{name of each NormalizationAttention: its gates, float32 array (images * channels,)}, in the graph's order."""
+    import keras
+
+    from na_keras import NormalizationAttention, graph
+
+    gates = {}
+
+    def call(operation, *args, **kwargs):
+        if inner := graph.nested(operation):
+            return graph.run(inner, args, call)
+        if isinstance(operation, NormalizationAttention):
+            gates.setdefault(operation.name, keras.ops.convert_to_numpy(operation.gate(*args)).ravel())
+        return operation(*args, **kwargs)
+
+    source = graph.checked_functional(model, "The figure of gates")
+    graph.run(source, keras.ops.convert_to_tensor(images, source.inputs[0].dtype), call)
+    return gates
+
+
+def gate_boxes(gates, title):
+    """{name: gates} -> figure, a box per module."""
+    figure = new_figure(max(5, 1.5 + 0.45 * len(gates)), 4)
+    axes = figure.subplots()
+    axes.boxplot(list(gates.values()), whis=(5, 95), showfliers=False, widths=0.6, medianprops={"linewidth": 2})
+    axes.axhline(FRESH_GATE, linestyle="--", linewidth=1, color="grey", label="fresh module, sigmoid(1)")
+    names = [name.removesuffix("_attention") for name in gates]
+    axes.set_xticks(range(1, len(names) + 1), names, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set(ylabel="gate", title=title)
+    axes.grid(alpha=0.3, axis="y")
+    axes.legend(loc="best")
+    return figure
+
+
+def make_gates(arguments):
+    models, size = load_networks(arguments.named)
+    ((name, model),) = models.items()
+    images, _, _ = read_images(arguments, size)
+    gates = gates_of(model, images)
+    if not gates:
+        raise ValueError(f"{arguments.named[0][1]} holds no NormalizationAttention layer: there are no gates to show.")
+    title = f"gates of {name} over channels and {len(images)} images: median, quartiles, 5 to 95 %"
+    return gate_boxes(gates, title)
+
+
+def make_heat_maps(arguments):
+    models, size = load_networks(arguments.named)
+    images, labels, class_names = read_images(arguments, size)
+    classes = next(iter(models.values())).output_shape[-1]
+    if class_names and len(class_names) != classes:
+        raise ValueError(f"The networks have {classes} classes, the images {len(class_names)}.")
+    return heat_maps(models, images, labels, class_names, arguments.layer, arguments.predicted)
+
+
+def make_loss(arguments):
+    return loss_curves(read_histories(arguments.named))
+
+
+FIGURES = {"loss": make_loss, "heatmaps": make_heat_maps, "gates": make_gates}
+
+
+def main(argv=None):
+    if importlib.util.find_spec("matplotlib") is None:
+        sys.exit("figures.py: matplotlib not installed. Run: pip install -e '.[train]'")
+    arguments = parse_arguments(argv)
+    try:
+        if not arguments.output.parent.is_dir():
+            raise FileNotFoundError(f"There is no folder {arguments.output.parent} for --output.")
+        names = [name for name, _ in arguments.named]
+        if len(set(names)) < len(names):
+            raise ValueError(f"Expected a different name for each. Received: {', '.join(names)}")
+        figure = FIGURES[arguments.figure](arguments)
+    except (ValueError, OSError) as error:
+        sys.exit(f"figures.py: {error}")
+    save(figure, arguments.output)
+    print(f"Wrote {arguments.output}")
+
+
+if __name__ == "__main__":
+    main()
