@@ -85,6 +85,7 @@ def check(directory, decided):
             f"{directory} is not empty and holds no run ({RECIPE} is missing); it is kept. Choose another --run-dir."
         )
     stored = {**BEFORE, **json.loads((directory / RECIPE).read_text("utf-8"))}
+    decided = {**BEFORE, **decided}
     differences = [
         f"  {key}: {stored.get(key)!r} there, {decided.get(key)!r} asked for"
         for key in sorted({*stored, *decided})
