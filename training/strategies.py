@@ -91,7 +91,7 @@ def machines(strategy):
     """How many processes train together."""
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return 1
-    return len(strategy.cluster_resolver.cluster_spec().task_addresses("worker"))
+    return strategy.cluster_resolver.cluster_spec().num_tasks("worker")
 
 
 def is_chief(strategy):
