@@ -253,6 +253,8 @@ def test_a_folder_that_holds_something_else_is_refused_and_kept(tmp_path):
         (("--batch-size", 63, "--strategy=mirrored"), "divisible by the 2 replicas"),
         (("--steps", 0), "--steps must be at least 1"),
         (("--xla", "--sync-bn"), "choose one"),
+        (("--attention", "sk"), "MobileNetV2"),
+        (("--model-options", '{"alpa": 0.5}'), "MobileNetV2 does not take --model-options={'alpa': 0.5}"),
         (("--strategy=multi_worker_mirrored",), "needs --run-dir"),
     ],
 )

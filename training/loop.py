@@ -26,22 +26,26 @@ from na_keras.models import MODELS
 LOG_EVERY = 100  # steps between points in TensorBoard
 
 
-def make_model(recipe, classes, sync_bn, size, activation=None):
-    """The recipe's network, freshly initialised from its seed; without an activation its outputs are logits."""
+def make_model(recipe, classes, sync_bn, size, precision="float32", activation=None):
+    """The recipe's network, freshly initialised from its seed; without an activation its outputs are logits.
+
+    Raises:
+        ValueError, TypeError: the builder does not take the recipe's attention, sizes or model_options.
+    """
     keras.utils.set_random_seed(recipe.seed)
-    return MODELS[recipe.model](
-        input_shape=(size, size, 3),
-        classes=classes,
-        classifier_activation=activation,
-        attention=recipe.attention,
-        synchronized_batch_norm=sync_bn,
-        **recipe.model_options,
-    )
-
-
-def policy(precision):
-    """Keras' dtype policy of that --precision."""
-    return precision if precision == "float32" else f"mixed_{precision}"
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision if precision == "float32" else f"mixed_{precision}")
+    try:
+        return MODELS[recipe.model](
+            input_shape=(size, size, 3),
+            classes=classes,
+            classifier_activation=activation,
+            attention=recipe.attention,
+            synchronized_batch_norm=sync_bn,
+            **recipe.model_options,
+        )
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def augmentation_options(recipe):
@@ -72,13 +76,15 @@ class Run:
     """
 
     def __init__(self, recipe, strategy, classes, steps_per_epoch, precision="float32", sync_bn=False):
-        """Builds all of it in the strategy's scope; keras.config.set_dtype_policy comes before."""
+        """Builds all of it in the strategy's scope. Raises what make_model raises."""
+        self.precision, self.sync_bn = precision, sync_bn
         self.schedule = optimization.make_schedule(recipe, steps_per_epoch)
         size = recipe.size if recipe.tested_size == recipe.size else None
         with strategy.scope():
-            self.model = make_model(recipe, classes, sync_bn, size)
+            self.model = make_model(recipe, classes, sync_bn, size, precision)
             self.optimizer = optimization.make_optimizer(recipe, self.schedule, self.model.trainable_variables)
-            self.averaged = None if recipe.ema_decay is None else make_model(recipe, classes, sync_bn, size)
+            average = recipe.ema_decay is not None
+            self.averaged = make_model(recipe, classes, sync_bn, size, precision) if average else None
             self.loss_scale = optimization.LossScale() if precision == "float16" else None
         self.partial_sums = tf.Variable(steps.NO_SUMS)
         optional = {
@@ -213,18 +219,15 @@ class Report:
             print(f"    {overflows} steps since the start overflowed in float16 and changed nothing")
 
 
-def train(
-    recipe, directory, strategy, sources, *, sync_bn, precision, xla, checkpoint_every, steps_per_call, stop_after
-):
+def train(run, recipe, directory, strategy, sources, *, xla, checkpoint_every, steps_per_call, stop_after):
     """Trains to the recipe's last epoch, from the newest checkpoint in `directory` if there is one.
 
     Args:
+        run: Run of this recipe and strategy.
         recipe: Recipe.
         directory: pathlib.Path of a started run.
         strategy: tf.distribute.Strategy.
         sources: (training, validation), each a na_keras.data.source.Source.
-        sync_bn: batch statistics over all replicas.
-        precision: "float32", "bfloat16" or "float16".
         xla: compile the forward and backward pass with XLA.
         checkpoint_every: steps between checkpoints, besides the one after each epoch.
         steps_per_call: optimizer steps per call of the compiled function.
@@ -243,8 +246,6 @@ def train(
     classes, chief, machines = len(training.class_names), strategies.is_chief(strategy), strategies.machines(strategy)
     steps_per_epoch = training.count // recipe.batch_size
     total = recipe.epochs * steps_per_epoch
-    keras.config.set_dtype_policy(policy(precision))
-    run = Run(recipe, strategy, classes, steps_per_epoch, precision, sync_bn)
     folder = directory / run_directory.CHECKPOINTS
     with strategy.scope():
         restored = checkpoints.restore(run.checkpoint, folder)
@@ -307,7 +308,7 @@ def train(
     interruption.restore()
     if chief:
         if step == total:
-            save_network(recipe, run.tested, classes, directory)
+            save_network(recipe, run, classes, directory)
         if rows:
             title = f"{recipe.model}, attention {recipe.attention}, {recipe.dataset}"
             curves.draw(rows, directory / run_directory.CURVES, title)
@@ -316,10 +317,10 @@ def train(
     return rows, step, signal_received, step == total
 
 
-def save_network(recipe, trained, classes, directory):
+def save_network(recipe, run, classes, directory):
     """Writes model.keras: the trained weights in a network of one device that ends in a softmax."""
-    network = make_model(recipe, classes, sync_bn=False, size=recipe.tested_size, activation="softmax")
-    network.set_weights(trained.get_weights())
+    network = make_model(recipe, classes, False, recipe.tested_size, run.precision, activation="softmax")
+    network.set_weights(run.tested.get_weights())
     temporary = directory / f".tmp.{run_directory.MODEL}"
     network.save(temporary)
     temporary.rename(directory / run_directory.MODEL)

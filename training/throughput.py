@@ -242,8 +242,11 @@ def compare_input(recipe, source, rounds):
     return times
 
 
-def compare_step(recipe, source, arguments):
-    """Prints the loop's time per step against a bare tf.function's, with the same network, optimizer and batch."""
+def compare_step(recipe, source, strategy, arguments):
+    """Prints the loop's time per step against a bare tf.function's, with the same network, optimizer and batch.
+
+    Both on one device, and with the plain loss: what is compared is what the loop adds.
+    """
     import tensorflow as tf
 
     import loop
@@ -273,7 +276,7 @@ def compare_step(recipe, source, arguments):
             images, labels, _ = next(iterator)
             with tf.GradientTape() as tape:
                 logits = model(images, training=True)
-                loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+                loss = tf.reduce_mean(steps.example_losses(labels, logits, recipe.loss, recipe.label_smoothing))
             optimizer.apply(tape.gradient(loss, weights), model.trainable_variables)
             return loss
 
@@ -298,9 +301,7 @@ def compare_step(recipe, source, arguments):
 
 def main(argv=None):
     arguments = parse_arguments(argv)
-    import keras
 
-    import loop
     import recipes
     import strategies
     import train
@@ -318,12 +319,10 @@ def main(argv=None):
             raise ValueError(f"{source.name} holds {source.count} images, fewer than --batch-size={recipe.batch_size}.")
         if arguments.compare:
             compare_input(recipe, source, arguments.rounds)
+        measure = compare_step if arguments.compare else measure_rates
+        return measure(recipe, source, strategy, arguments)
     except (ValueError, OSError) as error:
         sys.exit(f"throughput.py: {error}")
-    if arguments.compare:
-        return compare_step(recipe, source, arguments)
-    keras.config.set_dtype_policy(loop.policy(arguments.precision))
-    return measure_rates(recipe, source, strategy, arguments)
 
 
 if __name__ == "__main__":

@@ -123,6 +123,12 @@ def main(argv=None):
         sources = [load_source(recipe.dataset, split, arguments.data_dir) for split in ("train", "validation")]
         if sources[0].count < recipe.batch_size:
             raise ValueError(f"{sources[0].name} holds {sources[0].count} images, fewer than one --batch-size.")
+        steps_per_epoch = sources[0].count // recipe.batch_size
+        classes = len(sources[0].class_names)
+        try:
+            run = loop.Run(recipe, strategy, classes, steps_per_epoch, arguments.precision, arguments.sync_bn)
+        except TypeError as error:
+            raise ValueError(f"{recipe.model} does not take --model-options={recipe.model_options}: {error}") from error
     except (ValueError, OSError) as error:
         sys.exit(f"train.py: {error}")
     with contextlib.ExitStack() as stack:
@@ -137,11 +143,12 @@ def main(argv=None):
         )
         try:
             rows, step, interrupted, finished = loop.train(
+                run,
                 recipe,
                 directory,
                 strategy,
                 sources,
-                **execution,
+                xla=arguments.xla,
                 checkpoint_every=arguments.checkpoint_every,
                 steps_per_call=arguments.steps_per_call,
                 stop_after=arguments.steps,

@@ -5,7 +5,6 @@ import json
 import pathlib
 from collections.abc import Callable
 
-import keras
 import tensorflow as tf
 
 import checkpoints
@@ -57,12 +56,7 @@ def open_checkpoint(directory, path=None):
     """
     recipe, execution = run_directory.stored_recipe(directory, recipes.Recipe)
     classes = len((directory / run_directory.LABELS).read_text("utf-8").splitlines())
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(loop.policy(execution["precision"]))
-    try:
-        model = loop.make_model(recipe, classes, sync_bn=False, size=recipe.tested_size)
-    finally:
-        keras.config.set_dtype_policy(before)
+    model = loop.make_model(recipe, classes, False, recipe.tested_size, execution["precision"])
     # Of the two networks in a checkpoint the one that training evaluates.
     name = "model" if recipe.ema_decay is None else "averaged"
     variables = tf.train.Checkpoint(**{name: [variable.value for variable in model.variables]})
