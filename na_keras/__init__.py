@@ -6,6 +6,7 @@ Importing this package needs keras and numpy only. Modules built on TensorFlow (
 `na_keras.data`) are imported by name.
 """
 
+from na_keras.complexity import count_macs, count_parameters, paper_flops
 from na_keras.layers import (
     ATTENTION,
     CBAM,
@@ -61,7 +62,10 @@ __all__ = [
     "SqueezeExcite",
     "StyleRecalibration",
     "TorchSGD",
+    "count_macs",
+    "count_parameters",
     "decode_predictions",
     "get_attention",
+    "paper_flops",
     "preprocess_input",
 ]

@@ -75,7 +75,7 @@ def check(directory, decided):
         raise FileExistsError(
             f"{directory} is not empty and holds no run ({RECIPE} is missing); it is kept. Choose another --run-dir."
         )
-    stored = json.loads((directory / RECIPE).read_text("utf-8"))
+    stored = read_recipe(directory)
     differences = [
         f"  {key}: {stored.get(key)!r} there, {decided.get(key)!r} asked for"
         for key in sorted({*stored, *decided})
@@ -87,6 +87,11 @@ def check(directory, decided):
             "or choose another --run-dir. Differences:\n" + "\n".join(differences)
         )
     return True
+
+
+def read_recipe(directory):
+    """What decided the run in `directory`, as `as_json` made it."""
+    return json.loads((directory / RECIPE).read_text("utf-8"))
 
 
 def commit():
