@@ -36,6 +36,7 @@ from na_keras.models import (
     preprocess_input,
 )
 from na_keras.optimizers import TorchSGD
+from na_keras.torch_weights import load_torch_weights, to_torch_state_dict
 
 __version__ = "0.1.0"
 
@@ -66,6 +67,8 @@ __all__ = [
     "count_parameters",
     "decode_predictions",
     "get_attention",
+    "load_torch_weights",
     "paper_flops",
     "preprocess_input",
+    "to_torch_state_dict",
 ]
