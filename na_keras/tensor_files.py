@@ -80,12 +80,11 @@ def read_pth(path):
         ) from error
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # torch.load has no error of its own
+    except Exception as error:  # torch.load has no error of its own; a cut file is an OSError there
+        reason = str(error).partition("\n")[0] or type(error).__name__
         raise ValueError(
             "it holds something other than tensors, or is damaged; nothing in it was executed. Where you trust it, "
-            f"write its tensors alone: torch.save(model.state_dict(), path). PyTorch says: {str(error).splitlines()[0]}"
+            f"write its tensors alone: torch.save(model.state_dict(), path). PyTorch says: {reason}"
         ) from error
 
 
