@@ -6,6 +6,7 @@ Importing this package needs keras and numpy only. Modules built on TensorFlow (
 `na_keras.data`) are imported by name.
 """
 
+from na_keras.complexity import count_macs, count_parameters, paper_flops
 from na_keras.grad_cam import grad_cam
 from na_keras.insertion import insert_attention
 from na_keras.layers import (
@@ -37,6 +38,7 @@ from na_keras.models import (
     preprocess_input,
 )
 from na_keras.optimizers import TimmLamb, TorchSGD
+from na_keras.torch_weights import load_torch_weights, to_torch_state_dict
 
 __version__ = "0.1.0"
 
@@ -64,9 +66,14 @@ __all__ = [
     "StyleRecalibration",
     "TimmLamb",
     "TorchSGD",
+    "count_macs",
+    "count_parameters",
     "decode_predictions",
     "get_attention",
     "grad_cam",
     "insert_attention",
+    "load_torch_weights",
+    "paper_flops",
     "preprocess_input",
+    "to_torch_state_dict",
 ]

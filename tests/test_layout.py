@@ -62,7 +62,7 @@ def test_classes_that_keras_saves_live_in_the_library():
 
 def test_optional_packages_are_imported_where_they_are_used():
     """Inside functions: at the top of a file they would be needed by everyone."""
-    optional = {"tensorflow_datasets", "matplotlib", "sklearn", "ai_edge_litert", "official", "tf_keras"}
+    optional = {"tensorflow_datasets", "matplotlib", "sklearn", "ai_edge_litert", "official", "tf_keras", "torch"}
     for path in (ROOT / "na_keras").rglob("*.py"):
         top_level = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
         for node in top_level:

@@ -84,8 +84,7 @@ def check(directory, decided):
         raise FileExistsError(
             f"{directory} is not empty and holds no run ({RECIPE} is missing); it is kept. Choose another --run-dir."
         )
-    stored = {**BEFORE, **json.loads((directory / RECIPE).read_text("utf-8"))}
-    decided = {**BEFORE, **decided}
+    stored, decided = read_recipe(directory), {**BEFORE, **decided}
     differences = [
         f"  {key}: {stored.get(key)!r} there, {decided.get(key)!r} asked for"
         for key in sorted({*stored, *decided})
@@ -99,9 +98,14 @@ def check(directory, decided):
     return True
 
 
+def read_recipe(directory):
+    """What decided the run in `directory`, as `as_json` made it."""
+    return {**BEFORE, **json.loads((directory / RECIPE).read_text("utf-8"))}
+
+
 def stored_recipe(directory, recipe_class):
-    """What decided the run in `directory`: (the Recipe, what else as a dictionary)."""
-    stored = {**BEFORE, **json.loads((directory / RECIPE).read_text("utf-8"))}
+    """The same as (the Recipe, what else as a dictionary)."""
+    stored = read_recipe(directory)
     values = {field.name: stored.pop(field.name) for field in dataclasses.fields(recipe_class) if field.name in stored}
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     return recipe_class(**values), stored

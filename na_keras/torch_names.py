@@ -1,0 +1,217 @@
+"""What the weights of this library's networks are called in PyTorch, and how they lie there.
+
+Sources: torchvision for ResNet (models/resnet.py) and MobileNetV2 (models/mobilenetv2.py); 13952522076/NANet for `na`;
+implus/PytorchInsight, classification/models/imagenet, for `se`, `cbam`, `sge` and SK; xvjiarui/GCNet for what is inside
+`gc`. Names of our own, where we know of no published ones: `ge` (with `gather`, a torch.nn.Sequential of convolutions
+and batch norms in turn) and, in `na`, the embeddings `key` and `query` (each a Sequential of convolution, ReLU,
+convolution). In MobileNetV2 every module is called as in ResNet, beside `conv`, as NANet's is.
+
+A batch norm's `num_batches_tracked` has no counterpart in Keras, and no effect.
+"""
+
+import re
+from collections import namedtuple
+
+import keras
+
+from na_keras import layers as attention_layers
+
+# layout: (Keras' shape -> the same numbers with PyTorch's rank, PyTorch's order of those axes)
+LAYOUTS = {
+    "vector": (lambda shape: shape, (0,)),
+    "linear": (lambda shape: shape, (1, 0)),  # (inputs, outputs) -> (outputs, inputs)
+    "convolution": (lambda shape: shape, (3, 2, 0, 1)),  # (k, k, in / groups, out) -> (out, in / groups, k, k)
+    "depthwise": (lambda shape: shape, (2, 3, 0, 1)),  # (k, k, channels, 1) -> (channels, 1, k, k)
+    "pointwise": (lambda shape: (1, 1, *shape), (3, 2, 0, 1)),  # (inputs, outputs) -> (outputs, inputs, 1, 1)
+    "map": (lambda shape: (1, *shape, 1, 1), (0, 1, 2, 3)),  # (c,) -> (1, c, 1, 1)
+    "image": (lambda shape: (*shape, 1, 1), (0, 1, 2)),  # (c,) -> (c, 1, 1)
+}
+
+
+def pair(ours, theirs, layout="linear"):
+    """Kernel and bias of a layer within an attention layer."""
+    return {f"{ours}/kernel": (f"{theirs}.weight", layout), f"{ours}/bias": (f"{theirs}.bias", "vector")}
+
+
+def batch_norm(ours, theirs):
+    """Of a batch norm within an attention layer; or one by itself, with no names."""
+    ours, theirs = (f"{ours}/", f"{theirs}.") if ours else ("", "")
+    names = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
+    return {f"{ours}{name}": (f"{theirs}{torch_name}", "vector") for name, torch_name in names.items()}
+
+
+# class -> {weight's path within the layer: (PyTorch's name within the module, layout)}
+PLAIN_WEIGHTS = {
+    keras.layers.Conv2D: {"kernel": ("weight", "convolution"), "bias": ("bias", "vector")},
+    keras.layers.DepthwiseConv2D: {"kernel": ("weight", "depthwise"), "bias": ("bias", "vector")},
+    keras.layers.Dense: {"kernel": ("weight", "linear"), "bias": ("bias", "vector")},
+    keras.layers.BatchNormalization: batch_norm("", ""),
+}
+# class -> (what a block may call the module; the first is what we write; "" for no module of its own, weights as above)
+ATTENTION_WEIGHTS = {
+    attention_layers.NormalizationAttention: (
+        ("na",),
+        {
+            **{"gamma": ("weight2", "vector"), "beta": ("bias2", "vector")},
+            **{
+                f"{role}_{order}_{ours}": (f"{role}.{2 * order - 2}.{theirs}", layout)
+                for role in ("key", "query")
+                for order in (1, 2)
+                for ours, theirs, layout in (("kernel", "weight", "convolution"), ("bias", "bias", "vector"))
+            },
+        },
+    ),
+    attention_layers.SqueezeExcite: (("se",), {**pair("squeeze", "fc.0"), **pair("excite", "fc.2")}),
+    attention_layers.CBAM: (
+        ("cbam",),
+        {
+            **pair("squeeze", "ChannelGate.mlp.1"),
+            **pair("excite", "ChannelGate.mlp.3"),
+            "spatial_conv/kernel": ("SpatialGate.spatial.conv.weight", "convolution"),
+            **batch_norm("spatial_bn", "SpatialGate.spatial.bn"),
+        },
+    ),
+    attention_layers.GatherExcite: (
+        ("ge",),
+        {
+            key: value
+            for order in range(1, 9)  # extents up to 256
+            for key, value in {
+                f"gather_{order}_depthwise/kernel": (f"gather.{2 * order - 2}.weight", "depthwise"),
+                **batch_norm(f"gather_{order}_bn", f"gather.{2 * order - 1}"),
+            }.items()
+        },
+    ),
+    attention_layers.GlobalContext: (
+        ("gc", "context_block"),  # the second: mmdetection's, into which GCNet went
+        {
+            "mask_kernel": ("conv_mask.weight", "map"),
+            "mask_bias": ("conv_mask.bias", "vector"),
+            **pair("squeeze", "channel_add_conv.0", "pointwise"),
+            "norm/gamma": ("channel_add_conv.1.weight", "image"),
+            "norm/beta": ("channel_add_conv.1.bias", "image"),
+            **pair("excite", "channel_add_conv.3", "pointwise"),
+        },
+    ),
+    attention_layers.SpatialGroupEnhance: (("sge",), {"gamma": ("weight", "map"), "beta": ("bias", "map")}),
+    attention_layers.SelectiveKernel: (
+        ("",),
+        {
+            "branch_1_conv/kernel": ("conv2.weight", "convolution"),
+            **batch_norm("branch_1_bn", "bn2"),
+            "branch_2_conv/kernel": ("conv2g.weight", "convolution"),
+            **batch_norm("branch_2_bn", "bn2g"),
+            "squeeze/kernel": ("conv_fc1.weight", "pointwise"),
+            **batch_norm("squeeze_bn", "bn_fc1"),
+            "excite/kernel": ("conv_fc2.weight", "pointwise"),
+        },
+    ),
+}
+
+# Our layer's name, as a regular expression -> PyTorch's module; a lambda takes the numbers in our name. A bottleneck's
+# or basic block's number counts from 1 here and from 0 there, ResNet's stages from conv2 and layer1, MobileNetV2's
+# blocks from 0 here (expanded_conv) and, with the stem before them, from 1 there.
+RESNET = {
+    r"conv1_conv": lambda: "conv1",
+    r"conv1_bn": lambda: "bn1",
+    r"conv(\d)_block(\d+)_0_conv": lambda stage, block: f"layer{stage - 1}.{block - 1}.downsample.0",
+    r"conv(\d)_block(\d+)_0_bn": lambda stage, block: f"layer{stage - 1}.{block - 1}.downsample.1",
+    r"conv(\d)_block(\d+)_(\d)_conv": lambda stage, block, order: f"layer{stage - 1}.{block - 1}.conv{order}",
+    r"conv(\d)_block(\d+)_(\d)_bn": lambda stage, block, order: f"layer{stage - 1}.{block - 1}.bn{order}",
+    r"conv(\d)_block(\d+)_attention": lambda stage, block: f"layer{stage - 1}.{block - 1}",
+    r"predictions": lambda: "fc",
+}
+MOBILENET_V2 = {
+    r"Conv1": lambda: "features.0.0",
+    r"bn_Conv1": lambda: "features.0.1",
+    r"expanded_conv_depthwise": lambda: "features.1.conv.0.0",
+    r"expanded_conv_depthwise_BN": lambda: "features.1.conv.0.1",
+    r"expanded_conv_project": lambda: "features.1.conv.1",
+    r"expanded_conv_project_BN": lambda: "features.1.conv.2",
+    r"expanded_conv_attention": lambda: "features.1",
+    r"block_(\d+)_expand": lambda block: f"features.{block + 1}.conv.0.0",
+    r"block_(\d+)_expand_BN": lambda block: f"features.{block + 1}.conv.0.1",
+    r"block_(\d+)_depthwise": lambda block: f"features.{block + 1}.conv.1.0",
+    r"block_(\d+)_depthwise_BN": lambda block: f"features.{block + 1}.conv.1.1",
+    r"block_(\d+)_project": lambda block: f"features.{block + 1}.conv.2",
+    r"block_(\d+)_project_BN": lambda block: f"features.{block + 1}.conv.3",
+    r"block_(\d+)_attention": lambda block: f"features.{block + 1}",
+    r"Conv_1": lambda: "features.18.0",
+    r"Conv_1_bn": lambda: "features.18.1",
+    r"predictions": lambda: "classifier.1",
+}
+FAMILIES = {"conv1_conv": RESNET, "Conv1": MOBILENET_V2}  # by a layer that each has
+
+# layer: its name; variable: Keras'; names: what PyTorch may call it, the first is what we write; layout: in LAYOUTS
+NamedWeight = namedtuple("NamedWeight", "layer variable names layout")
+
+
+def torch_shape(shape, layout):
+    """PyTorch's shape of a weight with this shape in Keras."""
+    expand, axes = LAYOUTS[layout]
+    return tuple(expand(tuple(shape))[axis] for axis in axes)
+
+
+def to_torch(array, layout):
+    """Keras' array as PyTorch has it."""
+    expand, axes = LAYOUTS[layout]
+    return array.reshape(expand(array.shape)).transpose(axes)
+
+
+def to_keras(array, shape, layout):
+    """PyTorch's array as Keras has it; `shape` is the one in Keras."""
+    _, axes = LAYOUTS[layout]
+    return array.transpose([axes.index(axis) for axis in range(len(axes))]).reshape(shape)
+
+
+def layer_weights(layer, module):
+    """The `NamedWeight`s of a layer, which is or stands in PyTorch's `module`.
+
+    Raises:
+        ValueError: a layer, or a weight in it, for which we know no name in PyTorch.
+    """
+    prefixes, known = (f"{module}.",), PLAIN_WEIGHTS.get(type(layer), {})
+    if type(layer) in ATTENTION_WEIGHTS:
+        aliases, known = ATTENTION_WEIGHTS[type(layer)]
+        prefixes = tuple(f"{module}.{alias}." if alias else f"{module}." for alias in aliases)
+    for variable in layer.weights:
+        path = variable.path.rpartition(f"{layer.name}/")[2]
+        if path not in known:
+            raise ValueError(
+                f"No PyTorch name is known for {path!r} in the layer {layer.name!r}, a {type(layer).__name__}. Known "
+                f"attention layers: {', '.join(sorted(kind.__name__ for kind in ATTENTION_WEIGHTS))}"
+            )
+        name, layout = known[path]
+        yield NamedWeight(layer.name, variable, tuple(prefix + name for prefix in prefixes), layout)
+
+
+def named_weights(model):
+    """All weights of a network of this library with their names in PyTorch.
+
+    Args:
+        model: from a builder of this library, with or without the top.
+
+    Returns:
+        (list of `NamedWeight`, PyTorch's name of the classifier: "fc" or "classifier.1").
+
+    Raises:
+        ValueError: another model, or a layer with weights for which we know no name in PyTorch.
+    """
+    names = {layer.name for layer in getattr(model, "layers", ())}
+    family = next((table for layer, table in FAMILIES.items() if layer in names), None)
+    if family is None:
+        raise ValueError(
+            "Expected a ResNet or MobileNetV2 built by this library; of a model around one, give the inner one. "
+            f"Received: {getattr(model, 'name', model)!r}"
+        )
+    result = []
+    for layer in model.layers:
+        if not layer.weights:
+            continue
+        for pattern, module in family.items():
+            if match := re.fullmatch(pattern, layer.name):
+                result += layer_weights(layer, module(*map(int, match.groups())))
+                break
+        else:
+            raise ValueError(f"No PyTorch name is known for the layer {layer.name!r}, a {type(layer).__name__}.")
+    return result, family["predictions"]()
