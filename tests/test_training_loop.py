@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import shutil
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import pytest
 import tensorflow as tf
 
 import checkpoints
+import evaluation
 import loop
 import optimization
 import recipes
@@ -339,6 +341,44 @@ def test_regularizers_of_layers_take_part(two_replicas):
     # The classifier is all zeros, so beta moves by the regularizer and the decay alone: .1 * (1 + 1e-4).
     for strategy in (tf.distribute.get_strategy(), two_replicas):
         assert run_on(strategy) == pytest.approx(1 - 0.1 * 1.0001, rel=1e-5)
+
+
+def test_a_run_that_dies_in_its_evaluation_loses_no_step_and_doubles_no_row(tmp_path, monkeypatch):
+    """The epoch is checkpointed before it is evaluated; a resumed run evaluates first."""
+    tiny = {"size": 32, "evaluation_resize": 32, "model_options": {"alpha": 0.1}, "epochs": 1, "warmup_epochs": 0}
+    recipe = dataclasses.replace(DEMO, batch_size=256, **tiny)
+    sources, device = (digits("train"), digits("validation")), tf.distribute.get_strategy()
+
+    def go(folder):
+        folder.mkdir(exist_ok=True)
+        run = loop.Run(recipe, device, 10, 5)
+        options = {"xla": False, "checkpoint_every": 100, "steps_per_call": 5, "stop_after": None}
+        return loop.train(run, recipe, folder, device, sources, **options)
+
+    whole = go(tmp_path / "whole")
+    evaluate, calls = evaluation.evaluate, []
+
+    def dying(*arguments):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise InterruptedError("the machine is gone")
+        return evaluate(*arguments)
+
+    monkeypatch.setattr(evaluation, "evaluate", dying)
+    with pytest.raises(InterruptedError):
+        go(tmp_path / "other")
+    folder, aside = tmp_path / "other" / "checkpoints", tmp_path / "aside"
+    assert [path.name for path in checkpoints.newest_first(folder)] == ["step-00000005"]
+    shutil.copytree(folder, aside)
+    again = go(tmp_path / "other")
+    assert whole[1:] == again[1:] == (5, None, True)
+    histories = [(tmp_path / name / "history.csv").read_text() for name in ("whole", "other")]
+    assert histories[0] == histories[1] and len(histories[0].splitlines()) == 2
+    # Once more, as if killed between writing the row and the checkpoint that knows of it.
+    (tmp_path / "other" / "model.keras").unlink()
+    shutil.rmtree(folder)
+    aside.rename(folder)
+    assert go(tmp_path / "other")[3] and (tmp_path / "other" / "history.csv").read_text() == histories[0]
 
 
 def test_a_loss_that_is_not_finite_names_its_step(tmp_path):

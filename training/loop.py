@@ -152,8 +152,8 @@ class Report:
     def __init__(self, directory, recipe, steps_per_epoch, schedule, chief):
         self.directory, self.recipe, self.schedule, self.chief = directory, recipe, schedule, chief
         self.steps_per_epoch = steps_per_epoch
-        self.spent = np.zeros(3)  # in this epoch: steps, seconds, seconds of them waiting for input
-        self.compiling = None  # the same of the call that compiled, if that was in this epoch
+        # In this epoch: steps, seconds, seconds of them waiting for input; and the same of the call that compiled.
+        self.spent, self.compiling = np.zeros(3), np.zeros(3)
         self.called = False
         folder = str(directory / run_directory.TENSORBOARD)
         self.logs = tf.summary.create_file_writer(folder) if chief else tf.summary.create_noop_writer()
@@ -203,16 +203,21 @@ class Report:
 
     def end_epoch(self, row, count, skipped, overflows):
         """After the evaluation of an epoch, with its row of history.csv."""
-        speed = self.speed()
-        self.write(row["step"], {**row, **speed})
-        if self.chief:
-            run_directory.append_speed(self.directory, {"epoch": row["epoch"], "steps": int(self.spent[0]), **speed})
+        self.write(row["step"], row)
         print(
             f"    held out ({count} images): loss {row['validation_loss']:.4f}, "
-            f"top-1 {100 * row['validation_top1']:.2f} %, top-5 {100 * row['validation_top5']:.2f} %; "
-            f"{speed['images_per_second']:.0f} images/s, a step {speed['step_milliseconds']:.1f} ms, "
-            f"{speed['input_wait_milliseconds']:.1f} ms of it waiting for input"
+            f"top-1 {100 * row['validation_top1']:.2f} %, top-5 {100 * row['validation_top5']:.2f} %"
         )
+        if self.spent[0]:  # not in a process that came for the evaluation only
+            speed = self.speed()
+            self.write(row["step"], speed)
+            if self.chief:
+                row = {"epoch": row["epoch"], "steps": int(self.spent[0]), **speed}
+                run_directory.append_speed(self.directory, row)
+            print(
+                f"    {speed['images_per_second']:.0f} images/s, a step {speed['step_milliseconds']:.1f} ms, "
+                f"{speed['input_wait_milliseconds']:.1f} ms of it waiting for input"
+            )
         if skipped:
             print(f"    WARNING: {skipped} unreadable training images were left out of this epoch")
         if overflows:
@@ -255,7 +260,9 @@ def train(run, recipe, directory, strategy, sources, *, xla, checkpoint_every, s
         print(f"Resuming from {restored}: step {step} of {total}")
     train_steps = steps.make_train_steps(strategy, run.model, run.optimizer, recipe, run.loss_scale, run.averaged, xla)
     evaluate_steps = steps.make_evaluate_steps(strategy, lambda images: run.tested(images, training=False))
-    rows = run_directory.read_history(directory, step // steps_per_epoch)
+    # A checkpoint at an epoch's end that still holds the epoch's sums is of before its evaluation.
+    unevaluated = step > 0 and step % steps_per_epoch == 0 and run.partial_sums.numpy()[-1] > 0
+    rows = run_directory.read_history(directory, step // steps_per_epoch - int(unevaluated))
     report = Report(directory, recipe, steps_per_epoch, run.schedule, chief)
     stop = min(total, stop_after or total)
     interruption = Interruption()
@@ -266,6 +273,28 @@ def train(run, recipe, directory, strategy, sources, *, xla, checkpoint_every, s
         if chief:
             checkpoints.save(run.checkpoint, folder, step)
 
+    def end_epoch():
+        """Evaluates, and writes the epoch's row of the history."""
+        sums = run.partial_sums.numpy()
+        strategies.copy_from_first(strategy, run.tested.non_trainable_variables)
+        validated, count = evaluation.evaluate(
+            strategy, evaluate_steps, validation, recipe.batch_size, recipe.evaluation_resize, recipe.tested_size
+        )
+        # The rate of the epoch's last step: the schedule's argument counts finished steps.
+        row = {"epoch": step // steps_per_epoch, "step": step, "learning_rate": float(run.schedule(step - 1))}
+        row |= steps.means(sums) | {f"validation_{name}": value for name, value in validated.items()}
+        row["examples"] = int(sums[-1])
+        rows.append(row)
+        if chief:
+            # Before the checkpoint: a run killed between the two evaluates again and writes the same row again.
+            run_directory.write_history(directory, rows)
+        overflows = int(run.loss_scale.overflows.numpy()) if run.loss_scale else 0
+        report.end_epoch(row, count, steps_per_epoch * recipe.batch_size - int(sums[-1]), overflows)
+        run.partial_sums.assign(steps.NO_SUMS)
+        save()
+
+    if unevaluated:
+        end_epoch()
     while step < stop and not stopped:
         epoch, first = divmod(step, steps_per_epoch)
         iterator = epoch_iterator(strategy, training, recipe, epoch, first)
@@ -286,35 +315,21 @@ def train(run, recipe, directory, strategy, sources, *, xla, checkpoint_every, s
             report.after_call(step, count, result["sums"], float(result["waited"]))
             if step % checkpoint_every == 0 and step < end:
                 save()
-        if step % steps_per_epoch == 0:
-            check_finite(-1, step, run.model, folder)
-            sums = run.partial_sums.numpy()
-            strategies.copy_from_first(strategy, run.tested.non_trainable_variables)
-            validated, count = evaluation.evaluate(
-                strategy, evaluate_steps, validation, recipe.batch_size, recipe.evaluation_resize, recipe.tested_size
-            )
-            # The rate of the epoch's last step: the schedule's argument counts finished steps.
-            row = {"epoch": epoch + 1, "step": step, "learning_rate": float(run.schedule(step - 1))}
-            row |= steps.means(sums) | {f"validation_{name}": value for name, value in validated.items()}
-            row["examples"] = int(sums[-1])
-            rows.append(row)
-            if chief:
-                # Before the checkpoint: a run killed between the two repeats the epoch's end and writes the row again.
-                run_directory.write_history(directory, rows)
-            overflows = int(run.loss_scale.overflows.numpy()) if run.loss_scale else 0
-            report.end_epoch(row, count, steps_per_epoch * recipe.batch_size - int(sums[-1]), overflows)
-            run.partial_sums.assign(steps.NO_SUMS)
+        # Before the evaluation, which may take longer than a scheduler waits between SIGTERM and SIGKILL.
         save()
+        if step % steps_per_epoch == 0 and not stopped:
+            end_epoch()
     interruption.restore()
+    finished = len(rows) == recipe.epochs
     if chief:
-        if step == total:
+        if finished:
             save_network(recipe, run, classes, directory)
         if rows:
             title = f"{recipe.model}, attention {recipe.attention}, {recipe.dataset}"
             curves.draw(rows, directory / run_directory.CURVES, title)
     strategies.total(strategy, 0)  # no machine leaves before the chief is done
     signal_received = interruption.signal or (signal.SIGTERM if stopped else None)
-    return rows, step, signal_received, step == total
+    return rows, step, signal_received, finished
 
 
 def save_network(recipe, run, classes, directory):
