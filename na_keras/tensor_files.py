@@ -9,6 +9,7 @@
 import json
 import math
 import pathlib
+import pickle
 import zipfile
 
 import numpy as np
@@ -80,7 +81,8 @@ def read_pth(path):
         ) from error
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load has no error of its own; a cut file is an OSError there
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, LookupError, TypeError, ValueError) as error:
+        # torch.load has no error of its own: what it meets in a damaged file depends on where the damage is.
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise ValueError(
             "it holds something other than tensors, or is damaged; nothing in it was executed. Where you trust it, "
