@@ -27,3 +27,19 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(autouse=True)
 def seeded():
     keras.utils.set_random_seed(1)
+
+
+@pytest.fixture(scope="session")
+def two_replicas():
+    """The strategy of both CPU devices; one for all tests, because two would mix up their keys."""
+    import strategies
+
+    return strategies.make_strategy("mirrored")
+
+
+@pytest.fixture(scope="session")
+def one_device():
+    """What small_training.weights_after gives after 20 steps on one device."""
+    import small_training
+
+    return small_training.weights_after(tf.distribute.get_strategy(), 20, 1)

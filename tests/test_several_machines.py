@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 
 from programs import ROOT
-from test_training_loop import largest_difference, weights_after
+from small_training import largest_difference, weights_after
 
 MACHINES = ["localhost:23471", "localhost:23472"]
 

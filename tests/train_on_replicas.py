@@ -1,4 +1,4 @@
-"""Trains the small network of test_training_loop.py and writes its variables: a program for tests.
+"""Trains the small network of small_training.py and writes its variables: a program for tests.
 
 python tests/train_on_replicas.py N FILE      on N virtual CPUs
 python tests/train_on_replicas.py 0 FILE      on the machines of TF_CONFIG
@@ -22,7 +22,7 @@ if __name__ == "__main__":
         strategy = strategies.make_strategy("mirrored", virtual_cpus=replicas)
     else:
         strategy = strategies.make_strategy("multi_worker_mirrored")
-    from test_training_loop import weights_after  # starts TensorFlow, after which devices cannot be split
+    from small_training import weights_after  # starts TensorFlow, after which devices cannot be split
 
     weights, _ = weights_after(strategy, 20, 1)
     strategies.total(strategy, 0)  # nobody leaves before the others are done
