@@ -5,7 +5,8 @@ from a running state instead, and its RandAugment computes all its operations fo
 shifts of another scale; so the three are written here.
 
     RandAugment   Cubuk et al., arXiv 1909.13719, with the operations and the scale of timm's "rand-m6-mstd0.5-inc1"
-                  (timm/data/auto_augment.py), which the recipes of arXiv 2110.00476 name; pixels are Pillow's within 1
+                  (timm/data/auto_augment.py), which the recipes of arXiv 2110.00476 name; pixels are Pillow's within 1,
+                  but along the border of an image that was rotated, sheared or shifted
     MixUp         Zhang et al., arXiv 1710.09412:  x = share * a + (1 - share) * b, share ~ Beta(alpha, alpha)
     CutMix        Yun et al., arXiv 1905.04899: a box of b, of 1 - share of the area, is pasted into a
 """

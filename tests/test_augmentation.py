@@ -47,9 +47,11 @@ def test_operation_equals_pillows(photograph, operation):
     ours = operation(tf.constant(photograph), tf.constant(magnitude, tf.float32), tf.constant(sign, tf.float32))
     theirs = np.asarray(pillow(Image.fromarray(photograph)))
     difference = np.abs(ours.numpy().astype(int) - theirs)
-    # Rounding: Pillow interpolates and blends in fixed or double precision and cuts where we round. Along the
-    # source's border the interpolation differs: Pillow repeats the last pixel for half a pixel, we blend into FILL.
-    assert (difference > 1).mean() < 0.02
+    if operation.__name__.startswith(("rotate", "shear", "translate")):
+        # Along the source's border Pillow repeats the last pixel for half a pixel, where we blend into FILL.
+        assert (difference > 1).mean() < 0.02
+    else:  # rounding: Pillow cuts where we round
+        assert difference.max() <= 1
     assert np.abs(ours.numpy().astype(int) - photograph).mean() > 2  # it does something
 
 
