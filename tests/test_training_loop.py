@@ -156,7 +156,9 @@ def test_a_loss_that_is_not_finite_names_its_step(tmp_path):
     batches = tf.data.Dataset.from_tensors(batch).repeat()
     failed = train(iter(batches), tf.constant(5), compiled.NO_SUMS, GO_ON)["failed"]
     assert 1 <= failed <= 4  # the first step is taken from sound weights
-    with pytest.raises(loop.NotFiniteError, match=f"loss of step {100 + int(failed) + 1} is not finite.*the start"):
+    with pytest.raises(
+        loop.NotFiniteError, match=f"loss or the gradient of step {100 + int(failed) + 1} is not finite.*the start"
+    ):
         loop.check_finite(int(failed), 100, model, tmp_path)
     with pytest.raises(loop.NotFiniteError, match="A weight after step 105"):
         loop.check_finite(-1, 105, model, tmp_path)

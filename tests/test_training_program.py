@@ -168,7 +168,7 @@ def test_a_checkpoint_is_whole_or_not_there(tmp_path):
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     arguments = ("--learning-rate", 1e25, "--warmup-epochs", 0, "--epochs", 1, "--checkpoint-every", 100)
     message = error_of("training/train.py", "--run-dir", tmp_path / "run", *arguments)
-    assert "The loss of step" in message and "is not finite" in message and "--clip-norm" in message
+    assert "The loss or the gradient of step" in message and "is not finite" in message and "--clip-norm" in message
     assert not (tmp_path / "run" / "model.keras").exists()
     assert newest_first(tmp_path / "run" / "checkpoints") == []
 

@@ -77,7 +77,7 @@ class Run:
 
     def __init__(self, recipe, strategy, classes, steps_per_epoch, precision="float32", sync_bn=False):
         """Builds all of it in the strategy's scope. Raises what make_model raises."""
-        self.precision, self.sync_bn = precision, sync_bn
+        self.precision = precision
         self.schedule = optimization.make_schedule(recipe, steps_per_epoch)
         size = recipe.size if recipe.tested_size == recipe.size else None
         with strategy.scope():
@@ -132,11 +132,15 @@ class NotFiniteError(ArithmeticError):
 
 
 def check_finite(failed, first_step, model, folder):
-    """Raises NotFiniteError if a step's loss was not finite, or a weight is not."""
+    """Raises NotFiniteError if a step's loss (or float16 gradient, at the smallest scale) was not finite, or a weight."""
     if failed < 0 and all(bool(tf.reduce_all(tf.math.is_finite(v.value))) for v in model.trainable_variables):
         return
     good = checkpoints.newest_first(folder)
-    what = f"The loss of step {first_step + failed + 1}" if failed >= 0 else f"A weight after step {first_step}"
+    what = (
+        f"The loss or the gradient of step {first_step + failed + 1}"
+        if failed >= 0
+        else f"A weight after step {first_step}"
+    )
     raise NotFiniteError(
         f"{what} is not finite. The run is stopped; its last good checkpoint is {good[0] if good else 'the start'}. "
         "A lower learning rate, a longer warm-up or --clip-norm are the usual remedies."
