@@ -52,14 +52,18 @@ def test_photographs_are_jpegs_of_imagenets_size():
     assert shapes == {(375, 500, 3)}
 
 
-def test_the_comparison_reads_the_same_files_into_the_same_shapes():
+def test_the_comparison_reads_the_same_files_into_the_same_shapes(capsys):
     recipe = recipes.get_recipe("resnet50-paper", batch_size=64, size=64, evaluation_resize=64)
     source = throughput.photographs()
     for own_crops in (True, False):
         batches = list(throughput.bare_batches(source, recipe, own_crops))
         assert [batch.shape for batch in batches] == [(64, 64, 64, 3)] * 4 and batches[0].dtype == tf.uint8
-    times = throughput.compare_input(recipe, source, 1)
-    assert {"bare, the same crops", "ours, no antialias", "ours, antialias"} <= set(times)
+    small = ("--model", "MobileNetV2", "--model-options", '{"alpha": 0.1}', "--size", "64", "--batch-size", "64")
+    times = throughput.main(["--compare", *small, "--steps", "1", "--rounds", "1"])
+    assert set(times) == {"bare tf.function", "the loop"} and all(len(values) == 1 for values in times.values())
+    printed = capsys.readouterr().out
+    for line in ("bare, the same crops", "ours, no antialias", "ours, antialias", "Model Garden", "the loop"):
+        assert line in printed
     png = permuted_range(3, None).map(lambda i: {"image": tf.io.encode_png(tf.zeros((9, 9, 3), tf.uint8))})
     with pytest.raises(ValueError, match="does not consist of JPEGs"):
         throughput.compare_input(recipe, dataclasses.replace(source, examples=lambda seed: png), 1)

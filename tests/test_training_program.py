@@ -183,6 +183,24 @@ def test_training_on_imagenets_own_archives(tmp_path):
     assert len(labels) == 1000 and labels[100:110] == synsets
 
 
+def test_the_modern_recipe_trains_in_half_precision_and_saves_a_network_of_the_size_it_tests_at(tmp_path):
+    tiny = ("--model", "MobileNetV2", "--model-options", '{"alpha": 0.1}', "--dataset", "digits", "--size", 32)
+    sizes = ("--evaluation-size", 48, "--evaluation-resize", 48, "--batch-size", 256, "--target-threshold", 0.3)
+    epochs = ("--epochs", 1, "--warmup-epochs", 0, "--precision", "float16")
+    run("training/train.py", "--run-dir", tmp_path / "run", "--recipe", "resnet50-a3", *tiny, *sizes, *epochs)
+    recipe = json.loads((tmp_path / "run" / "recipe.json").read_text())
+    assert (recipe["precision"], recipe["optimizer"], recipe["target_threshold"]) == ("float16", "lamb", 0.3)
+    model = load_model(tmp_path / "run" / "model.keras")
+    assert model.input_shape == (None, 48, 48, 3)
+    assert model.get_layer("Conv_1").compute_dtype == "float16" and model.layers[-1].activation.__name__ == "softmax"
+    row = rows_of(tmp_path / "run")[0]
+    # The mean binary cross-entropy of ten classes, not a cross-entropy: a fresh network has .69.
+    assert 0.2 < float(row["loss"]) < 1.2 and row["examples"] == str(5 * 256)
+    assert evaluate.main(["--model", str(tmp_path / "run" / "model.keras")])["loss"] == pytest.approx(
+        float(row["validation_loss"]), rel=0.02
+    )  # float16 activations, other batches
+
+
 def test_a_damaged_image_stops_training_by_name_or_is_counted(tmp_path):
     damaged = f"{write_imagenet_tars(tmp_path)[3]}_2.JPEG"
     write_imagenet_tars(tmp_path, damaged=damaged)

@@ -132,8 +132,8 @@ class NotFiniteError(ArithmeticError):
 
 
 def check_finite(failed, first_step, model, folder):
-    """Raises NotFiniteError if a step failed (its loss, or its float16 gradient at the smallest scale, was not finite) or
-    a weight is not finite.
+    """Raises NotFiniteError if a step failed (loss or, at the smallest loss scale, gradient not finite), or a weight
+    is not finite.
     """
     if failed < 0 and all(bool(tf.reduce_all(tf.math.is_finite(v.value))) for v in model.trainable_variables):
         return
