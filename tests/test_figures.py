@@ -77,6 +77,12 @@ def test_red_is_where_the_map_is_largest():
     probability = model.predict(images, verbose=0)[0, 3]
     assert cells[1, 0].get_title() == f"a long class n: {100 * probability:.0f} %"
     assert [axes.get_ylabel() for axes in cells[:, 0]] == ["image", "net"]
+    # --predicted: the map of the class that the network says, here another than the label.
+    best = model.predict(images, verbose=0).argmax(-1)
+    wrong = (best + 1) % 4
+    figure = figures.heat_maps({"net": model}, images, wrong, ("a", "b", "c", "d"), "C3", True)
+    titles = [axes.get_title()[0] for axes in np.array(figure.axes).reshape(2, 2)[1]]
+    assert titles == ["abcd"[index] for index in best]
 
 
 def test_gates_are_what_the_layers_multiply_by():
