@@ -99,8 +99,8 @@ class DeployAttention(layers.Layer):
             value.shape, lambda shape, dtype=None: ops.convert_to_tensor(value), name=name, trainable=False
         )
 
-    def distances(self, h):
-        """How far each position's channel mean (or its embedding) is from the image's: (b, h * w, 1), signed."""
+    def compared(self, h):
+        """The channel mean of each position (b, h * w, 1) and of the image (b, 1, 1), or embeddings of them."""
         if self.kernel is None:
             # As a convolution, which TFLite's delegate computes faster than a mean over the last axis.
             mean = convolve(h, np.full((h.shape[3], 1), 1 / h.shape[3], "float32"))
@@ -110,14 +110,15 @@ class DeployAttention(layers.Layer):
         if self.embedding is not None:
             key, query = (embed(mean, role) for role in self.embedding)
         # Flat, because a mean over two axes of a one-channel map takes eight times as long as over one axis.
-        return flat(key) - ops.mean(flat(query), axis=1, keepdims=True)
+        return flat(key), ops.mean(flat(query), axis=1, keepdims=True)
 
     def context(self, h):
         """Equation 6: (b, 1, 1, filters)."""
         if self.similarity is None:
             pooled = ops.mean(h, axis=(1, 2), keepdims=True)
         else:
-            scores = -ops.abs(self.distances(h))
+            key, query = self.compared(h)
+            scores = -ops.abs(key - query)
             # Not ops.softmax: TensorFlow's takes .02 of the whole network's time on these maps.
             weights = ops.exp(scores - ops.max(scores, axis=1, keepdims=True))
             if self.kernel is None:
@@ -130,9 +131,7 @@ class DeployAttention(layers.Layer):
     def gate(self, h):
         """The factors of the channels: (b, 1, 1, filters), in (0, 1)."""
         context = self.context(h)
-        return normalized_gate(
-            context, self.gamma, self.beta, 3, self.unbiased, self.epsilon, self.epsilon_inside_sqrt
-        )
+        return normalized_gate(context, self.gamma, self.beta, 3, self.unbiased, self.epsilon, self.epsilon_inside_sqrt)
 
     def call(self, h):
         """The convolution's output, or h, times the gate."""
@@ -150,15 +149,17 @@ class IntegerSafeAttention(DeployAttention):
         if self.similarity is None:
             total, context = 1.0, ops.mean(h, axis=(1, 2), keepdims=True)
         else:
-            distances = self.distances(h)
-            weights = like(ops.exp(ops.minimum(distances, -distances)), h)
+            key, query = self.compared(h)
+            scores = ops.minimum(key - query, query - key)  # TFLite has no int8 form of the negative
+            weights = like(ops.exp(scores), h)
             total = ops.mean(weights, axis=(1, 2), keepdims=True)
             context = ops.mean(h * weights, axis=(1, 2), keepdims=True)
         if self.kernel is not None:
             context = convolve(context, self.kernel) + total * self.bias
         channels = context.shape[3]
         deviation = context - ops.mean(context, axis=3, keepdims=True)
-        variance = ops.mean(ops.square(deviation), axis=3, keepdims=True)
+        # Not ops.square: the converter would make it SQUARED_DIFFERENCE, which has no 16-bit form.
+        variance = ops.mean(deviation * deviation, axis=3, keepdims=True)
         if self.unbiased:
             variance = variance * (channels / (channels - 1))
         epsilon = self.epsilon * ops.square(total) if self.epsilon_inside_sqrt else SMALLEST_VARIANCE

@@ -14,7 +14,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 SEEDS = ("EXP", "RSQRT")
-ELEMENTWISE = (*SEEDS, "ADD", "LOGISTIC", "MEAN", "MINIMUM", "MUL", "NEG", "RESHAPE", "SQUARE", "SUB")
+ELEMENTWISE = (*SEEDS, "ADD", "LOGISTIC", "MEAN", "MINIMUM", "MUL", "RESHAPE", "SUB")
 OPERATIONS = {number: name for name, number in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
 INT8, FLOAT32 = schema.TensorType.INT8, schema.TensorType.FLOAT32
 
@@ -74,7 +74,9 @@ class Rewriting:
         tensor, buffer, new = self.graph.tensors[index], schema.BufferT(), schema.TensorT()
         data = self.data(index)
         if data is not None:
-            scale, zero_point = (np.asarray(array) for array in (tensor.quantization.scale, tensor.quantization.zeroPoint))
+            scale, zero_point = (
+                np.asarray(array) for array in (tensor.quantization.scale, tensor.quantization.zeroPoint)
+            )
             values = (np.frombuffer(data, np.int8).astype("float64") - zero_point) * scale
             buffer.data = np.frombuffer(values.astype("float32").tobytes(), np.uint8)
         self.model.buffers.append(buffer)

@@ -44,7 +44,9 @@ def assert_equal(copy, model, images, tolerance):
 
 @pytest.mark.parametrize("integer_safe", [False, True])
 @pytest.mark.parametrize(
-    "build, folded, attention, projected", [(ResNet50, 53, 16, 16), (MobileNetV2, 52, 17, 0)], ids=["resnet", "mobilenet"]
+    "build, folded, attention, projected",
+    [(ResNet50, 53, 16, 16), (MobileNetV2, 52, 17, 0)],
+    ids=["resnet", "mobilenet"],
 )
 def test_the_networks_in_deploy_form_give_the_same_logits(build, folded, attention, projected, integer_safe):
     images = photographs(4, 224)
@@ -180,9 +182,18 @@ def test_nested_models_sequentials_and_open_sizes():
     images = photographs(8, 24)
     inner = classifier(block(32, "inner"))
     image = keras.Input((None, None, 3))
-    body = keras.Model(image, block(32, "open")(layers.Conv2D(8, 3, padding="same")(layers.Rescaling(1 / 64, -2.0)(image))))
+    body = keras.Model(
+        image, block(32, "open")(layers.Conv2D(8, 3, padding="same")(layers.Rescaling(1 / 64, -2.0)(image)))
+    )
     outer = keras.Sequential(
-        [keras.Input((24, 24, 3)), body, layers.Conv2D(3, 1), layers.BatchNormalization(), layers.Rescaling(64.0), inner]
+        [
+            keras.Input((24, 24, 3)),
+            body,
+            layers.Conv2D(3, 1),
+            layers.BatchNormalization(),
+            layers.Rescaling(64.0),
+            inner,
+        ]
     )
     make_every_weight_matter(body, images)
     make_every_weight_matter(inner, images)

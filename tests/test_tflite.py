@@ -38,16 +38,16 @@ def trained():
     keras.utils.set_random_seed(0)
     image = keras.Input((SIZE, SIZE, 3), name="images")
     x = layers.Normalization(-1, (124, 116, 104), (3400, 3300, 3300))(image)
-    for width, stride in ((16, 2), (24, 2), (32, 1)):
-        x = layers.DepthwiseConv2D(3, stride, "same", use_bias=False)(x)
-        x = layers.ReLU(6.0)(layers.BatchNormalization()(x))
-        x = layers.Conv2D(width, 1, use_bias=False)(x)
-        x = NormalizationAttention()(layers.BatchNormalization()(x))
-        x = layers.ReLU(6.0)(x)
+    norm = lambda x: layers.BatchNormalization(momentum=0.9)(x)  # noqa: E731
+    x = layers.ReLU(6.0)(norm(layers.Conv2D(16, 3, 2, "same", use_bias=False)(x)))
+    for width, stride in ((24, 1), (32, 2)):
+        x = layers.ReLU(6.0)(norm(layers.DepthwiseConv2D(3, stride, "same", use_bias=False)(x)))
+        x = layers.ReLU(6.0)(NormalizationAttention()(norm(layers.Conv2D(width, 1, use_bias=False)(x))))
+    x = layers.ReLU(6.0)(norm(layers.Conv2D(48, 3, 2, "same", use_bias=False)(x)))
     x = layers.GlobalAveragePooling2D()(x)
     model = keras.Model(image, layers.Dense(10, "softmax", name="predictions")(x))
-    model.compile(keras.optimizers.Adam(0.02), "sparse_categorical_crossentropy")
-    model.fit(*images_of("train"), batch_size=32, epochs=6, verbose=0)
+    model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
+    model.fit(*images_of("train"), batch_size=16, epochs=10, verbose=0)
     return model
 
 
@@ -102,7 +102,7 @@ AGREEMENT = {
     "dynamic": (0.98, 0.1),
     "int8": (0.96, 0.5),
     "int8_float_gate": (0.96, 0.5),
-    "int16x8": (0.98, 0.1),
+    "int16x8": (0.98, 0.2),
 }
 
 
@@ -120,7 +120,10 @@ def test_a_file_gives_the_networks_answers_to_held_out_digits(kind, files, train
 def test_types_of_inputs_and_sizes_are_what_the_table_says(files):
     types = {}
     for kind, flatbuffer in files.items():
-        (source,), (target,) = interpreter_of(flatbuffer).get_input_details(), interpreter_of(flatbuffer).get_output_details()
+        (source,), (target,) = (
+            interpreter_of(flatbuffer).get_input_details(),
+            interpreter_of(flatbuffer).get_output_details(),
+        )
         assert tuple(source["shape"]) == (1, SIZE, SIZE, 3) and tuple(target["shape"]) == (1, 10)
         types[kind] = (source["dtype"].__name__, target["dtype"].__name__)
     quantized = dict.fromkeys(("int8", "int8_float_gate"), ("uint8", "uint8"))
@@ -156,6 +159,9 @@ class Gate(layers.Layer):
     def __init__(self, attention):
         super().__init__()
         self.attention = attention
+
+    def build(self, shape):
+        self.built = True
 
     def call(self, x):
         return self.attention.gate(x)[:, :, :1]
