@@ -22,7 +22,8 @@ def small_network(negative):
     """Convolution, a gate (with a negation, which has no int8 form, or without), and a classifier."""
     keras.utils.set_random_seed(0)
     image = keras.Input((SIZE, SIZE, 3), name="images")
-    x = keras.layers.Conv2D(4, 3, activation="relu", name="convolution")(image)
+    scaled = keras.initializers.RandomNormal(stddev=0.01)  # for pixels 0..255
+    x = keras.layers.Conv2D(4, 3, activation="relu", kernel_initializer=scaled, name="convolution")(image)
     centred = keras.layers.Lambda(
         lambda x: keras.ops.mean(x, -1, keepdims=True) - keras.ops.mean(x, keepdims=True), name="centred"
     )(x)

@@ -96,14 +96,14 @@ def test_floating_constants_and_inputs_count(float32):
 
 
 def test_flex_operations_are_named():
-    @tf.function(input_signature=[tf.TensorSpec((2, 3))])
-    def factorials(x):
-        return tf.math.lgamma(x + 1)
+    @tf.function(input_signature=[tf.TensorSpec((2, 3, 3))])
+    def determinants(x):
+        return tf.linalg.det(x)
 
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([factorials.get_concrete_function()], factorials)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([determinants.get_concrete_function()], determinants)
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS, tf.lite.OpsSet.SELECT_TF_OPS]
     blob = converter.convert()
-    with pytest.raises(ValueError, match="Received: CUSTOM FlexLgamma. Interpreters"):
+    with pytest.raises(ValueError, match="Received: CUSTOM FlexMatrixDeterminant. Interpreters"):
         tflite_file.check_builtins_only(blob)
 
 
