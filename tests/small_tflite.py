@@ -30,7 +30,7 @@ def small_network(negative):
     if negative:
         centred = keras.layers.Lambda(lambda x: keras.ops.negative(keras.ops.abs(x)), name="negative")(centred)
     gate = keras.layers.Activation("sigmoid", name="gate")(centred)
-    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Multiply(name="gated")([x, gate]))
+    x = keras.layers.GlobalAveragePooling2D(name="pooled")(keras.layers.Multiply(name="gated")([x, gate]))
     return keras.Model(image, keras.layers.Dense(CLASSES, "softmax", name="probabilities")(x), name="small")
 
 
