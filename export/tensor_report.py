@@ -19,7 +19,6 @@ About 6 dB are one bit. SQNR counts a constant shift, correlation does not.
 import argparse
 import csv
 import dataclasses
-import math
 import os
 import pathlib
 import sys
@@ -29,6 +28,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 
 import tflite_file
+from agreement import Agreement
 
 CONVERSIONS = {"QUANTIZE", "DEQUANTIZE"}  # at the quantised file's borders they write what the float file computes
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
@@ -56,42 +56,6 @@ class TensorReport:
     levels: int | None
     sqnr: float
     correlation: float
-
-
-class Sums:
-    """Running sums over the values of one tensor, in float64; images are not kept."""
-
-    def __init__(self):
-        self.low, self.high = math.inf, -math.inf
-        self.quantized_low, self.quantized_high = math.inf, -math.inf
-        self.shift = None
-        self.noise = self.signal = 0.0
-        self.moments = np.zeros(6)  # count, sum of q, of r, of q*q, r*r, q*r
-
-    def add(self, quantized, reference):
-        """Values of one image, in the unit of the float file."""
-        q, r = quantized.astype(np.float64).ravel(), reference.astype(np.float64).ravel()
-        self.low, self.high = min(self.low, r.min()), max(self.high, r.max())
-        self.quantized_low, self.quantized_high = min(self.quantized_low, q.min()), max(self.quantized_high, q.max())
-        self.signal += r @ r
-        self.noise += (q - r) @ (q - r)
-        if self.shift is None:
-            self.shift = r.mean()  # a variance is a difference of large sums unless the values are about 0
-        q, r = q - self.shift, r - self.shift
-        self.moments += (q.size, q.sum(), r.sum(), q @ q, r @ r, q @ r)
-
-    def sqnr(self):
-        """In dB; infinite without noise."""
-        if self.noise == 0:
-            return math.inf
-        return 10 * math.log10(self.signal / self.noise) if self.signal else -math.inf
-
-    def correlation(self):
-        """Pearson's; nan where a side is constant."""
-        if self.low == self.high or self.quantized_low == self.quantized_high:
-            return math.nan
-        count, q, r, qq, rr, qr = self.moments
-        return float((qr - q * r / count) / math.sqrt((qq - q * q / count) * (rr - r * r / count)))
 
 
 class TensorReader:
@@ -144,9 +108,8 @@ def match_tensors(quantized, reference):
         computes).
     """
     ours, theirs = written_tensors(quantized), written_tensors(reference)
-    candidates = {
-        name: pair for name, pair in ours.items() if pair[1].scale or pair[1].is_float
-    }  # shapes and indices are not quantised
+    # Shapes and indices are neither quantised nor float.
+    candidates = {name: pair for name, pair in ours.items() if pair[1].scale or pair[1].is_float}
     matched = []
     for name, (operation, tensor) in candidates.items():
         if name not in theirs or theirs[name][1].shape != tensor.shape or not theirs[name][1].is_float:
@@ -176,7 +139,7 @@ def compare_tensors(quantized, reference, images):
     if not matched:
         raise ValueError("The files share no tensor: are they of the same network, from the same converter?")
     readers = {"quantised": TensorReader(quantized), "float": TensorReader(reference)}
-    sums = {name: Sums() for name, _ in matched}
+    sums = {name: Agreement() for name, _ in matched}
     count = 0
     for count, image in enumerate(images, start=1):
         image = np.asarray(image, np.float32)
@@ -194,21 +157,8 @@ def compare_tensors(quantized, reference, images):
         tensor, entry = tensors[name][1], sums[name]
         scale, zero = (tensor.scale[0], tensor.zero_point[0]) if tensor.scale else (None, None)
         levels = round((entry.quantized_high - entry.quantized_low) / scale) if scale else None
-        reports.append(
-            TensorReport(
-                name,
-                operation.name,
-                tensor.shape,
-                tensor.dtype,
-                scale,
-                zero,
-                float(entry.low),
-                float(entry.high),
-                levels,
-                entry.sqnr(),
-                entry.correlation(),
-            )
-        )
+        values = (float(entry.low), float(entry.high), levels, entry.sqnr(), entry.correlation())
+        reports.append(TensorReport(name, operation.name, tensor.shape, tensor.dtype, scale, zero, *values))
     return reports
 
 

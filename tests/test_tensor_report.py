@@ -10,6 +10,7 @@ import tensorflow as tf
 
 import tensor_report
 import tflite_file
+from agreement import Agreement
 from programs import error_of, run
 from small_tflite import SIZE, converted, representative
 
@@ -34,7 +35,7 @@ def test_running_sums_are_numpys():
     for mean, noise in ((0.0, 0.1), (1e4, 0.01)):  # far from 0 the variance is a small difference of large sums
         r = (mean + rng.normal(0, 1, (5, 3, 4))).astype("float32")
         q = (r + rng.normal(0, noise, r.shape)).astype("float32")
-        sums = tensor_report.Sums()
+        sums = Agreement()
         for one, other in zip(q, r, strict=True):
             sums.add(one, other)
         assert sums.correlation() == pytest.approx(np.corrcoef(q.ravel(), r.ravel())[0, 1], abs=1e-9)
@@ -44,13 +45,13 @@ def test_running_sums_are_numpys():
 
 
 def test_tensors_that_say_nothing():
-    sums = tensor_report.Sums()
+    sums = Agreement()
     sums.add(np.zeros(4), np.arange(4.0))  # rounded away
     assert sums.sqnr() == pytest.approx(0) and math.isnan(sums.correlation())
-    sums = tensor_report.Sums()
+    sums = Agreement()
     sums.add(np.ones(4), np.zeros(4))
     assert sums.sqnr() == -math.inf
-    sums = tensor_report.Sums()
+    sums = Agreement()
     sums.add(np.arange(4.0), np.arange(4.0))
     assert sums.sqnr() == math.inf and sums.correlation() == pytest.approx(1)
 
