@@ -44,7 +44,7 @@ def make_network(name, attention, size):
 
     builder = {key.lower(): builder for key, builder in MODELS.items()}[name.lower()]
     keras.utils.set_random_seed(0)
-    network = builder((size, size, 3), attention=None if attention == "none" else attention)
+    network = builder(input_shape=(size, size, 3), attention=None if attention == "none" else attention)
     rng = np.random.default_rng(0)
     for layer in network.layers:
         if isinstance(layer, keras.layers.BatchNormalization):

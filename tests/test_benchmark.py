@@ -203,16 +203,20 @@ def test_programs_compute_what_the_network_does(tmp_path):
     np.testing.assert_allclose(output, first, atol=1e-5)
 
 
-@pytest.mark.parametrize("attention", ["none", "na"])
-def test_networks_have_nothing_to_fold_away(attention):
-    network = benchmark_networks.make_network("mobilenetv2", attention, 32)
+@pytest.mark.parametrize(
+    ("name", "attention", "norm_count", "gate_count"),
+    [("mobilenetv2", "none", 52, 0), ("MobileNetV2", "na", 52, 17), ("resnet18", "na", 20, 8)],
+)
+def test_networks_have_nothing_to_fold_away(name, attention, norm_count, gate_count):
+    network = benchmark_networks.make_network(name, attention, 32)
+    assert network.input_shape == (None, 32, 32, 3) and network.output_shape == (None, 1000)
     norms = [layer for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)]
     for layer in norms:
         gamma, beta, mean, variance = (weight.numpy() for weight in layer.weights)
         assert gamma.min() >= 0.5 and np.ptp(gamma) > 0.1 and np.ptp(beta) > 0.05
         assert np.abs(mean).max() > 0 and variance.min() > 0 and not np.allclose(variance, 1)
     gates = [layer for layer in network.layers if isinstance(layer, NormalizationAttention)]
-    assert len(norms) == 52 and len(gates) == (17 if attention == "na" else 0)
+    assert (len(norms), len(gates)) == (norm_count, gate_count)
     assert all(abs(layer.gamma.numpy()[0]) > 1e-3 for layer in gates)
     last = keras.Model(network.input, network.layers[-3].output).predict(
         benchmark_networks.synthetic_images(4, 32), verbose=0
