@@ -236,6 +236,7 @@ def parse_arguments(argv):
 
 def main(argv=None):
     arguments = parse_arguments(argv)
+    tflite_file.check_installed("tensor_report.py")
     try:
         quantized, reference = arguments.quantized.read_bytes(), arguments.reference.read_bytes()
         size = tflite_file.read_graphs(quantized)[0].inputs[0].shape[1]

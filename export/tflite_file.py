@@ -13,6 +13,7 @@ The flatbuffer is read in place with LiteRT's generated classes; the weights are
 import argparse
 import collections
 import dataclasses
+import importlib.util
 import pathlib
 import struct
 import sys
@@ -73,8 +74,46 @@ def names_of(enumeration):
     return {number: name for name, number in vars(enumeration).items() if not name.startswith("_")}
 
 
+def operator_name(code, builtin):
+    """ "CONV_2D", or "CUSTOM FlexErf"."""
+    if code.CustomCode():
+        return f"CUSTOM {code.CustomCode().decode()}"
+    # Files of before 2020 hold the number in the older, 8-bit field.
+    return builtin[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]
+
+
+def read_tensor(model, tensor, dtypes):
+    """Tensor of the flatbuffer's entry."""
+    quantization, buffer = tensor.Quantization(), model.Buffers(tensor.Buffer())
+    quantized = quantization is not None and quantization.ScaleLength()
+    return Tensor(
+        tensor.Name().decode(),
+        dtypes[tensor.Type()].lower(),
+        tuple(tensor.ShapeAsNumpy().tolist()) if tensor.ShapeLength() else (),
+        tuple(quantization.ScaleAsNumpy().tolist()) if quantized else (),
+        tuple(quantization.ZeroPointAsNumpy().tolist()) if quantized else (),
+        constant=bool(buffer.DataLength() or buffer.Size()),
+    )
+
+
+def read_graph(model, graph, codes, dtypes):
+    """Graph of the flatbuffer's subgraph."""
+    tensors = [read_tensor(model, graph.Tensors(index), dtypes) for index in range(graph.TensorsLength())]
+
+    def pick(index_of, count):
+        indices = [index_of(position) for position in range(count)]
+        return tuple(tensors[index] for index in indices if index >= 0)  # -1: an optional input that is not given
+
+    def read(node):
+        name = codes[node.OpcodeIndex()]
+        return Operation(name, pick(node.Inputs, node.InputsLength()), pick(node.Outputs, node.OutputsLength()))
+
+    nodes = tuple(read(graph.Operators(index)) for index in range(graph.OperatorsLength()))
+    return Graph(nodes, pick(graph.Inputs, graph.InputsLength()), pick(graph.Outputs, graph.OutputsLength()))
+
+
 def read_graphs(blob):
-    """The subgraphs of a TFLite file, the main one first.
+    """The subgraphs of a TFLite file (bytes), the main one first.
 
     Raises:
         ValueError: bytes that are not a TFLite file, or a damaged one.
@@ -84,43 +123,12 @@ def read_graphs(blob):
     if bytes(blob[4:8]) != IDENTIFIER:
         raise ValueError(f"Expected a TFLite file, with {IDENTIFIER} in bytes 4 to 8. Received: {bytes(blob[:8])!r}")
     builtin, dtypes = names_of(schema.BuiltinOperator), names_of(schema.TensorType)
-
-    def operator_name(code):
-        if code.CustomCode():
-            return f"CUSTOM {code.CustomCode().decode()}"
-        # Files of before 2020 hold the number in the older, 8-bit field.
-        return builtin[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]
-
-    def read_tensor(model, tensor):
-        quantization = tensor.Quantization()
-        quantized = quantization is not None and quantization.ScaleLength()
-        buffer = model.Buffers(tensor.Buffer())
-        return Tensor(
-            tensor.Name().decode(),
-            dtypes[tensor.Type()].lower(),
-            tuple(tensor.ShapeAsNumpy().tolist()) if tensor.ShapeLength() else (),
-            tuple(quantization.ScaleAsNumpy().tolist()) if quantized else (),
-            tuple(quantization.ZeroPointAsNumpy().tolist()) if quantized else (),
-            constant=bool(buffer.DataLength() or buffer.Size()),
-        )
-
     try:
         model = schema.Model.GetRootAs(blob, 0)
-        codes = [operator_name(model.OperatorCodes(index)) for index in range(model.OperatorCodesLength())]
-        graphs = []
-        for number in range(model.SubgraphsLength()):
-            graph = model.Subgraphs(number)
-            tensors = [read_tensor(model, graph.Tensors(index)) for index in range(graph.TensorsLength())]
-            # An index of -1 is an optional input that is not given.
-            pick = lambda count, get, tensors=tensors: tuple(tensors[get(i)] for i in range(count) if get(i) >= 0)  # noqa: E731
-            operations = []
-            for index in range(graph.OperatorsLength()):
-                node = graph.Operators(index)
-                inputs, outputs = pick(node.InputsLength(), node.Inputs), pick(node.OutputsLength(), node.Outputs)
-                operations.append(Operation(codes[node.OpcodeIndex()], inputs, outputs))
-            inputs, outputs = pick(graph.InputsLength(), graph.Inputs), pick(graph.OutputsLength(), graph.Outputs)
-            graphs.append(Graph(tuple(operations), inputs, outputs))
-    except (struct.error, IndexError, KeyError) as error:
+        codes = [operator_name(model.OperatorCodes(index), builtin) for index in range(model.OperatorCodesLength())]
+        subgraphs = [model.Subgraphs(index) for index in range(model.SubgraphsLength())]
+        graphs = [read_graph(model, graph, codes, dtypes) for graph in subgraphs]
+    except (struct.error, IndexError, KeyError, ValueError) as error:
         raise ValueError(f"The TFLite file is damaged or cut short ({len(blob)} bytes): {error!r}") from error
     if not graphs:
         raise ValueError("The TFLite file holds no graph.")
@@ -197,10 +205,18 @@ def describe(blob):
     }
 
 
+def check_installed(program):
+    """Ends a program that needs LiteRT where it is not installed."""
+    if importlib.util.find_spec("ai_edge_litert") is None:
+        sys.exit(f"{program}: ai-edge-litert is not installed. Run: pip install -e '.[export]'")
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", type=pathlib.Path, metavar="FILE.tflite")
-    for path in parser.parse_args(argv).files:
+    arguments = parser.parse_args(argv)
+    check_installed("tflite_file.py")
+    for path in arguments.files:
         try:
             blob = path.read_bytes()
             described = describe(blob)

@@ -137,6 +137,12 @@ def test_the_program_prints_what_an_engineer_asks(int8, tmp_path):
     assert "No such file" in error_of("export/tflite_file.py", tmp_path / "missing.tflite")
 
 
+def test_a_missing_package_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(tflite_file.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match=r"tflite_file.py: ai-edge-litert is not installed. Run: pip install -e"):
+        tflite_file.main([str(tmp_path / "any.tflite")])
+
+
 def test_representative_images_reach_the_converter():
     """The fixture's own check: the int8 input covers 0..255."""
     scale = tflite_file.describe(converted("int8"))["inputs"][0]["scale"][0]
