@@ -1,0 +1,77 @@
+"""Comparing the speed of several programs on a machine that is never quiet.
+
+What runs one after the other meets other clock frequencies and other neighbours. So the programs take turns: a round
+runs each of them for a moment, in an order shuffled anew, and only times of one round are divided by each other. The
+result is the median of these ratios, with the quartiles as its spread.
+"""
+
+import dataclasses
+import random
+import time
+
+import numpy as np
+
+WARM_UP = 2  # rounds not counted
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """How long one program takes, alone and beside the first one.
+
+    Attributes:
+        milliseconds: median over the rounds, per call.
+        ratio: median over the rounds of its time divided by the first program's in the same round.
+        low, high: quartiles of these ratios.
+    """
+
+    milliseconds: float
+    ratio: float
+    low: float
+    high: float
+
+
+def measure(programs, rounds, *, shortest=0.05, seed=0, clock=time.perf_counter, progress=lambda done: None):
+    """Runs programs in turns.
+
+    Args:
+        programs: {name: function without arguments}, which returns when its work is done.
+        rounds: how many times each is measured, at least 1; two more warm up.
+        shortest: seconds that a program runs in a round; a faster one is called several times, all equally often.
+        seed: of the order within the rounds.
+        clock: function that returns seconds.
+        progress: called with the number of rounds done.
+
+    Returns:
+        {name: [seconds per call, one number a round]}.
+    """
+    if rounds < 1:
+        raise ValueError(f"measure needs at least one round. Received: rounds={rounds}")
+    names, shuffle = list(programs), random.Random(seed).shuffle
+    for program in programs.values():  # compiles, allocates, reads files
+        program()
+    start = clock()
+    for program in programs.values():
+        program()
+    calls = max(1, round(shortest * len(programs) / max(clock() - start, 1e-9)))
+    seconds = {name: [] for name in programs}
+    for done in range(1 - WARM_UP, rounds + 1):
+        shuffle(names)
+        for name in names:
+            program, start = programs[name], clock()
+            for _ in range(calls):
+                program()
+            if done > 0:
+                seconds[name].append((clock() - start) / calls)
+        if done > 0:
+            progress(done)
+    return seconds
+
+
+def summarise(seconds):
+    """{name: seconds per round} -> {name: Timing}; the ratios are to the first name."""
+    base = np.array(next(iter(seconds.values())))
+    timings = {}
+    for name, values in seconds.items():
+        low, ratio, high = np.percentile(np.array(values) / base, (25, 50, 75)).tolist()
+        timings[name] = Timing(1000 * float(np.median(values)), ratio, low, high)
+    return timings
