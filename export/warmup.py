@@ -12,7 +12,8 @@ The name of the model is left out: the server runs the records on the version th
 """
 
 import tensorflow as tf
-from tensorflow.core.framework import tensor_pb2
+
+import wire_format
 
 FILE = "assets.extra/tf_serving_warmup_requests"
 
@@ -26,47 +27,12 @@ def field(number, content):
     return bytes([number << 3 | 2]) + size + bytes([length]) + content
 
 
-def fields(message):
-    """The pairs (number, content) of a message that holds length-delimited fields only.
-
-    Raises:
-        ValueError: there is another kind of field, or the message ends too early.
-    """
-    position = 0
-    while position < len(message):
-        key, length, shift = message[position], 0, 0
-        position += 1
-        while True:
-            length |= (message[position] & 127) << shift
-            shift, position = shift + 7, position + 1
-            if message[position - 1] < 128:
-                break
-        if key & 7 != 2 or position + length > len(message):
-            raise ValueError(f"Expected length-delimited fields. Received: key {key}, length {length}")
-        yield key >> 3, message[position : position + length]
-        position += length
-
-
 def encode(signature, inputs):
     """The PredictionLog (bytes) of a request with arrays or tensors `inputs` (a dictionary) to a signature."""
     request = field(1, field(3, signature.encode()))
     for name, value in inputs.items():
         request += field(2, field(1, name.encode()) + field(2, tf.make_tensor_proto(value).SerializeToString()))
     return field(6, field(1, request))
-
-
-def decode(record):
-    """(signature, inputs as a dictionary of NumPy arrays) of a PredictionLog that `encode` wrote."""
-    (_, log), *_ = fields(record)
-    (_, request), *_ = fields(log)
-    signature, inputs = None, {}
-    for number, content in fields(request):
-        if number == 1:
-            signature = dict(fields(content))[3].decode()
-        elif number == 2:
-            entry = dict(fields(content))
-            inputs[entry[1].decode()] = tf.make_ndarray(tensor_pb2.TensorProto.FromString(entry[2]))
-    return signature, inputs
 
 
 def write_requests(folder, requests):
@@ -80,7 +46,7 @@ def write_requests(folder, requests):
 
 def read_requests(folder):
     """The pairs (signature, inputs) in the warm-up file of the SavedModel in `folder`."""
-    return [decode(record.numpy()) for record in tf.data.TFRecordDataset(str(folder / FILE))]
+    return [wire_format.warmup_request(record.numpy()) for record in tf.data.TFRecordDataset(str(folder / FILE))]
 
 
 def replay(folder):
