@@ -125,19 +125,22 @@ def test_variables_are_written_once_and_nothing_is_compiled(exported, model_file
     assert b"_XlaMustCompile" not in (version / "saved_model.pb").read_bytes()
 
 
-@pytest.mark.parametrize("dtype", ["float32", "uint8"])
-def test_images_have_the_dtype_asked_for(exported, model_file, tmp_path, dtype):
-    output = exported
-    if dtype == "uint8":
-        output = tmp_path / "out"
-        export_model.main(["--model", str(model_file), "--output", str(output), "--image-dtype", "uint8"])
-    signatures = tf.saved_model.load(str(output / "1")).signatures
+def test_an_export_with_uint8_images_and_several_warmup_requests(model_file, tmp_path):
+    arguments = ["--model", model_file, "--output", tmp_path, "--image-dtype", "uint8", "--warmup-batches", 1, 3]
+    export_model.main([str(argument) for argument in arguments])
     images = picture((48, 48)).numpy()[None]
     expected = keras.saving.load_model(model_file).predict(images.astype("float32"), verbose=0)
-    answer = signatures["serving_default"](images=tf.constant(images.astype(dtype)))
+    signatures = tf.saved_model.load(str(tmp_path / "1")).signatures
+    answer = signatures["serving_default"](images=tf.constant(images))
     np.testing.assert_allclose(answer["probabilities"], expected, atol=1e-5)
-    (request,) = [inputs for name, inputs in warmup.read_requests(output / "1") if name == "serving_default"]
-    assert request["images"].dtype == dtype and request["images"].shape == (1, 48, 48, 3)
+    manifest = json.loads((tmp_path / "1" / "manifest.json").read_text())
+    assert manifest["signatures"]["serving_default"]["inputs"]["images"]["dtype"] == "uint8"
+    assert manifest["recipe"] == json.loads((model_file.parent / "recipe.json").read_text())
+    assert manifest["warmup"] == [
+        {"signature": signature, "batch": batch} for batch in (1, 3) for signature in ("serving_default", "serve_bytes")
+    ]
+    shapes = [inputs["images"].shape for name, inputs in warmup.read_requests(tmp_path / "1") if "images" in inputs]
+    assert shapes == [(1, 48, 48, 3), (3, 48, 48, 3)]
 
 
 def test_a_classifier_takes_known_dtypes_only(model_file):

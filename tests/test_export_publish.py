@@ -1,6 +1,5 @@
 """Publication of exports: killed, stopped and failing ones leave nothing to a server; two at a time get two numbers."""
 
-import json
 import pathlib
 import signal
 import subprocess
@@ -136,12 +135,3 @@ def test_folders_that_cannot_be_written_are_refused_before_the_model_is_read(tmp
 def test_batches_of_warmup_requests_are_checked(tmp_path, capsys):
     assert refuse(tmp_path / "any.keras", tmp_path / "out", "--warmup-batches", 1, 0) == "2"
     assert "--warmup-batches must be from 1 to 1024. Received: [1, 0]" in capsys.readouterr().err
-
-
-def test_the_manifest_of_a_run_holds_its_recipe(model_file, tmp_path):
-    export_model.main(["--model", str(model_file), "--output", str(tmp_path), "--warmup-batches", "1", "3"])
-    manifest = json.loads((tmp_path / "1" / "manifest.json").read_text())
-    assert manifest["recipe"] == json.loads((model_file.parent / "recipe.json").read_text())
-    assert manifest["warmup"] == [
-        {"signature": signature, "batch": batch} for batch in (1, 3) for signature in ("serving_default", "serve_bytes")
-    ]
