@@ -116,7 +116,7 @@ def main(argv=None):
         publish.check_base_folder(output)
         publish.check_writable(output)
         for folder in publish.leftovers(output):
-            print(f"{folder} is being written by another export, or was left by one that was killed; then delete it.")
+            print(f"{folder} is being written by another export, or was left by one that was killed: then delete it.")
         plan, recipe = make_plan(arguments)
     except (ValueError, OSError) as error:
         sys.exit(f"export_model.py: {error}")
@@ -134,9 +134,6 @@ def main(argv=None):
     except (OSError, tf.errors.OpError) as error:  # a full disk, in Python's words or TensorFlow's
         reason = str(error).splitlines()[0]
         sys.exit(f"export_model.py: nothing was published; writing below {output} failed: {reason}")
-    except KeyboardInterrupt:
-        print("export_model.py: interrupted; nothing was published.", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
     print(f"Exported to {target}. Largest difference of a probability from Keras (tolerance {checks['tolerance']}):")
     for name, value in checks["largest_difference"].items():
         print(f"  {name:24} {value:.1e}")
@@ -148,4 +145,8 @@ def stop(number, frame):
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, stop)
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        print("export_model.py: interrupted; nothing was published.", file=sys.stderr)
+        stop(signal.SIGINT, None)

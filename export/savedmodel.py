@@ -9,8 +9,9 @@
 probabilities out: answers travel as JSON. Names are public: clients and server configurations hold them.
 
 A batch may be empty. Images of another shape, and bytes that do not decode to an image, are errors with the code
-INVALID_ARGUMENT for the whole batch. Pixel values are not checked: outside 0..255 the network extrapolates, and a NaN
-or an infinity makes all scores of its own row NaN.
+INVALID_ARGUMENT for the whole batch. So are files that declare more than 179 million pixels, before they are decoded;
+below that, one may take 2.7 GB for a moment, and ten of a batch are decoded at a time. Pixel values are not checked:
+outside 0..255 the network extrapolates, and a NaN or an infinity makes all scores of its own row NaN.
 """
 
 import keras

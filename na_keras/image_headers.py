@@ -11,7 +11,7 @@ is Pillow's: above it Pillow raises DecompressionBombError.
 
 import tensorflow as tf
 
-MAX_PIXELS = 2 * 89_478_485  # 179 million: 2.7 GB while decoded and converted, the most that one image may take
+MAX_PIXELS = 2 * 89_478_485  # 179 million: at most 2.7 GB for one image while it is decoded and resized
 
 HEADER_BYTES = 30  # of WebP, the longest of those with fixed places
 GIF_IMAGE, GIF_EXTENSION = 0x2C, 0x21  # the two kinds of block; any other byte ends the file
@@ -23,6 +23,11 @@ def number(data, start, count, big_endian=False):
     return tf.reduce_sum(data[start : start + count] * [256**exponent for exponent in exponents])
 
 
+def signed(value):
+    """The 32 bits of a non-negative int64 as a signed number, an int64 tensor too."""
+    return tf.where(value < 2**31, value, value - 2**32)
+
+
 def begins(header, start, magic):
     """Whether the bytes from `start` on are those of `magic`."""
     return tf.reduce_all(header[start : start + len(magic)] == tf.constant(list(magic), tf.int64))
@@ -32,10 +37,10 @@ def declared_sizes(header):
     """Rows (is this the file's format, width, height) for the formats whose size stands at a fixed place."""
     webp = begins(header, 0, b"RIFF") & begins(header, 8, b"WEBP")
     low14, lossless = 2**14 - 1, number(header, 21, 4)
-    signed = lambda start: tf.abs(tf.bitcast(tf.cast(number(header, start, 4), tf.uint32), tf.int32))  # noqa: E731
+    size = lambda start: tf.abs(signed(number(header, start, 4)))  # noqa: E731
     return (
         (begins(header, 0, b"\x89PNG"), number(header, 16, 4, True), number(header, 20, 4, True)),
-        (begins(header, 0, b"BM"), signed(18), signed(22)),  # rows from top to bottom have a negative height
+        (begins(header, 0, b"BM"), size(18), size(22)),  # rows from top to bottom have a negative height
         (webp & begins(header, 12, b"VP8 "), number(header, 26, 2) & low14, number(header, 28, 2) & low14),
         (webp & begins(header, 12, b"VP8L"), (lossless & low14) + 1, (lossless // 2**14 & low14) + 1),
         (webp & begins(header, 12, b"VP8X"), number(header, 24, 3) + 1, number(header, 27, 3) + 1),

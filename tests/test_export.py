@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -177,10 +178,17 @@ def test_warmup_requests_are_what_a_server_reads_and_their_replay_is_a_direct_ca
         ("other", {"images": np.zeros((1, 48, 48, 3), "float32")}),
     ],
 )
-def test_a_warmup_request_that_fails_stops_the_export(model_file, tmp_path, monkeypatch, signature, inputs):
-    genuine = warmup.write_requests
-    monkeypatch.setattr(warmup, "write_requests", lambda folder, _: genuine(folder, [(signature, inputs)]))
-    with pytest.raises(SystemExit, match=f"warm-up request to {signature} fails"):
+def test_a_warmup_request_that_fails_is_found(exported, tmp_path, signature, inputs):
+    shutil.copytree(exported / "1", tmp_path / "1")
+    warmup.write_requests(tmp_path / "1", [(signature, inputs)])
+    with pytest.raises(RuntimeError, match=f"warm-up request to {signature} fails"):
+        warmup.replay(tmp_path / "1")
+
+
+def test_a_warmup_request_that_fails_stops_the_export(model_file, tmp_path, monkeypatch):
+    genuine, failing = warmup.write_requests, [("serve_bytes", {"image_bytes": [b"not an image"]})]
+    monkeypatch.setattr(warmup, "write_requests", lambda folder, _: genuine(folder, failing))
+    with pytest.raises(SystemExit, match="warm-up request to serve_bytes fails"):
         export_model.main(["--model", str(model_file), "--output", str(tmp_path / "out")])
     assert list((tmp_path / "out").iterdir()) == []
 

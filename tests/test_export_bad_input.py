@@ -141,6 +141,7 @@ REFUSED = {
     "PNG of 400 million pixels": (changed(PNG, 16, struct.pack(">II", 20_000, 20_000)), "too large"),
     "PNG of 2 ** 64 pixels": (changed(PNG, 16, b"\xff" * 8), "too large"),
     "BMP of 400 million pixels": (changed(encoded(PHOTO, "BMP"), 18, struct.pack("<ii", 20_000, -20_000)), "too large"),
+    "BMP of 2 ** 31 rows": (changed(encoded(PHOTO, "BMP"), 18, struct.pack("<ii", 1, -(2**31))), "too large"),
     "lossless WebP of 268 million pixels": (changed(WEBP, 21, FOURTEEN_BITS), "too large"),
     "lossy WebP of 268 million pixels": (changed(LOSSY, 26, b"\xff\x3f\xff\x3f"), "too large"),
     "extended WebP of 268 million pixels": (changed(EXTENDED, 24, b"\xff\x3f\0\xff\x3f\0"), "too large"),
