@@ -102,7 +102,8 @@ def test_a_version_holds_everything_and_its_manifest_is_true(exported, model_fil
     labels = manifest["signatures"]["serve_bytes"]["outputs"]["labels"]
     assert labels == {"dtype": "string", "shape": [None, 3]}
     checks = manifest["checks"]["largest_difference"]
-    assert set(checks) == {"serving_default", "serve_bytes", "model_float32.tflite"}
+    for name in ("serving_default", "serve_bytes", "model_float32.tflite"):
+        assert any(name in check for check in checks)
     assert max(checks.values()) <= manifest["checks"]["tolerance"] == verify.TOLERANCE
 
 
@@ -263,7 +264,7 @@ def test_wrong_labels_are_not_published(model_file, tmp_path, monkeypatch):
             super().__init__(model, labels[::-1], *arguments)
 
     monkeypatch.setattr(savedmodel, "Classifier", Mislabelled)
-    with pytest.raises(SystemExit, match="serve_bytes differs by inf"):
+    with pytest.raises(SystemExit, match="failed verification(.|\n)*serve_bytes"):
         export_model.main(["--model", str(model_file), "--output", str(tmp_path / "out")])
     assert list((tmp_path / "out").iterdir()) == []
 
