@@ -5,51 +5,27 @@
     exported/demo/               the base path to give to TF Serving
       1/                         the first version; the next export into the same folder writes 2/
         saved_model.pb, variables/    signatures in savedmodel.py
+        assets.extra/            warm-up requests, which a server runs before it answers (warmup.py)
         tflite/model_float32.tflite
         labels.txt               class names, one a line
-        manifest.json            sources, versions, checks passed with their numbers, sha256 of every file
+        manifest.json            sources, versions, signatures, checks passed with their numbers, sha256 of every file
 
 A version is written under a name that no server takes for one, checked there in a process without Keras, and only then
-renamed. Existing versions and other people's files are never touched.
+renamed. Existing versions and other people's files are never touched. An export that fails or is stopped publishes
+nothing; one that was killed leaves a folder incoming-*, which may be deleted when no export is running.
 """
 
 import argparse
-import hashlib
-import importlib.metadata
 import importlib.util
-import json
 import os
 import pathlib
-import shutil
-import subprocess
+import signal
 import sys
-import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ["KERAS_BACKEND"] = "tensorflow"
 
-INCOMING = "incoming-"  # prefix of a version being written; an export that was killed leaves such a folder
-PACKAGES = ("na-keras", "keras", "tensorflow", "numpy", "ai-edge-litert")
-
-
-def next_version(output):
-    """The number of the next version in the folder `output`.
-
-    Raises:
-        FileExistsError: the folder holds something that no export wrote.
-    """
-    if output.exists() and not output.is_dir():
-        raise FileExistsError(f"{output} is a file; it is kept. Choose another --output.")
-    versions = [0]
-    for child in output.iterdir() if output.exists() else ():
-        if child.name.isdigit() and (child / "manifest.json").exists():
-            versions.append(int(child.name))
-        elif not child.name.startswith((INCOMING, ".")):  # hidden files are a file browser's
-            raise FileExistsError(
-                f"{output} is not empty and holds {child.name}, which no export wrote; it is kept. "
-                "Choose another --output."
-            )
-    return 1 + max(versions)
+import publish
 
 
 def choose_sizes(model, recipe, resize):
@@ -66,84 +42,37 @@ def choose_sizes(model, recipe, resize):
     return resize, size
 
 
-def reference_data(model, labels, resize, size, count=4):
-    """Inputs and the Keras model's answers to them, for verify.py."""
-    import numpy as np
-    import tensorflow as tf
-
-    from na_keras import preprocessing
-
-    rng = np.random.default_rng(0)
-    images, files = [], []
-    for index in range(count):
-        # Smooth structure and noise; the files are larger than the crop and not square.
-        coarse = rng.uniform(0, 255, (1, 6, 6, 3))
-        shape = (size + 17 * index, 2 * size - 11 * index)
-        picture = tf.image.resize(coarse, shape, "bicubic")[0] + rng.normal(0, 12, (*shape, 3))
-        picture = tf.cast(tf.clip_by_value(picture, 0, 255), tf.uint8)
-        encode = tf.io.encode_png if index % 2 else tf.io.encode_jpeg
-        files.append(encode(picture).numpy())
-        images.append(tf.image.resize(picture, (size, size)).numpy())
-    crops = np.stack([preprocessing.evaluation_image(data, resize, size).numpy() for data in files])
-    images = np.stack(images).astype("float32")
-    return {
-        "images": images,
-        "files": np.array(files),  # fixed-length bytes: neither format ends in a zero byte, which NumPy would drop
-        "labels": np.array(labels),
-        "probabilities": model.predict(images, verbose=0),
-        "file_probabilities": model.predict(crops.astype("float32"), verbose=0),
-    }
+def choose_labels(path, recorded, classes):
+    """The class names: of the file `path`, else those `recorded` with the run, else 0, 1, 2 ..."""
+    labels = recorded if path is None else path.read_text("utf-8").splitlines()
+    if labels is None:
+        print("No labels.txt beside the model and no --labels: the classes are called 0, 1, 2 ...")
+        labels = [str(index) for index in range(classes)]
+    if len(labels) != classes:
+        raise ValueError(f"The network has {classes} classes. Received: {len(labels)} labels")
+    return labels
 
 
-def verify(version, reference):
-    """Runs verify.py on a written version in a process of its own; returns what it measured.
+def make_plan(arguments):
+    """(version_folder.Plan, the run's recipe or None): everything read and checked, nothing written yet.
 
     Raises:
-        RuntimeError: the artifacts disagree with the Keras model, or do not run at all.
+        ValueError, OSError: a flag, the model or a file beside it does not fit; the message says which.
     """
-    import numpy as np
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder) / "reference.npz"
-        np.savez(path, **reference)
-        program = pathlib.Path(__file__).with_name("verify.py")
-        result = subprocess.run([sys.executable, program, version, path], capture_output=True, text=True)
-    if result.returncode:
-        raise RuntimeError(f"The exported artifacts failed verification.\n{result.stdout}{result.stderr[-3000:]}")
-    return json.loads(result.stdout.splitlines()[-1])
-
-
-def sha256(path):
-    """Hexadecimal digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_version(folder, model, labels, resize, size, top, source):
-    """Writes everything of one version into the empty folder `folder`, verified."""
+    import deploy
     import savedmodel
-    import tflite
+    import version_folder
+    from na_keras.model_files import check_classifier, load_model, training_record
 
-    classifier = savedmodel.Classifier(model, labels, resize, size, top)
-    print("Writing the SavedModel")
-    savedmodel.write_savedmodel(classifier, folder)
-    print("Converting to TFLite")
-    (folder / "tflite").mkdir()
-    (folder / "tflite" / "model_float32.tflite").write_bytes(tflite.convert(classifier))
-    (folder / "labels.txt").write_text("".join(f"{label}\n" for label in labels), "utf-8")
-    print("Verifying both in a process without Keras")
-    checks = verify(folder, reference_data(model, labels, resize, size))
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    manifest = {
-        "model": {"path": str(source), "sha256": sha256(source), "name": model.name},
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
-        "preprocessing": {"resize": resize, "size": size, "pixels": "RGB 0..255"},
-        "classes": len(labels),
-        "checks": checks,
-        "files": {path.relative_to(folder).as_posix(): sha256(path) for path in files},
-    }
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
-    return checks
+    model = load_model(arguments.model)
+    check_classifier(model)
+    model = deploy.float32_copy(model)
+    recipe, recorded = training_record(arguments.model)
+    labels = choose_labels(arguments.labels, recorded, model.output_shape[-1])
+    resize, size = choose_sizes(model, recipe, arguments.resize)
+    classifier = savedmodel.Classifier(model, labels, resize, size, arguments.top, arguments.image_dtype)
+    reference = version_folder.reference_data(model, labels, resize, size, arguments.image_dtype)
+    return version_folder.Plan(model, classifier, labels, reference, tuple(arguments.warmup_batches)), recipe
 
 
 def parse_arguments(argv):
@@ -154,9 +83,27 @@ def parse_arguments(argv):
     add("--labels", type=pathlib.Path, help="class names, one a line (default: labels.txt beside the model)")
     add("--resize", type=int, help="pixels of the shorter side before the crop (default: the run's)")
     add("--top", type=int, default=5, help="classes named in an answer (default: %(default)s)")
+    add(
+        "--image-dtype",
+        choices=("float32", "uint8"),
+        default="float32",
+        help="dtype of the images that serving_default takes; uint8 is a quarter of the bytes over gRPC "
+        "(default: %(default)s)",
+    )
+    add(
+        "--warmup-batches",
+        type=int,
+        nargs="+",
+        default=[1],
+        metavar="N",
+        help="batch sizes that a server runs once before it answers, for example the allowed_batch_sizes of its "
+        "batching configuration (default: 1)",
+    )
     arguments = parser.parse_args(argv)
     if arguments.top < 1:
         parser.error(f"--top must be at least 1. Received: {arguments.top}")
+    if not all(1 <= batch <= 1024 for batch in arguments.warmup_batches):
+        parser.error(f"--warmup-batches must be from 1 to 1024. Received: {arguments.warmup_batches}")
     return arguments
 
 
@@ -164,41 +111,42 @@ def main(argv=None):
     arguments = parse_arguments(argv)
     if importlib.util.find_spec("ai_edge_litert") is None:
         sys.exit("export_model.py: ai-edge-litert is not installed. Run: pip install -e '.[export]'")
-    import deploy
-    from na_keras.model_files import check_classifier, load_model, training_record
-
     output = arguments.output
     try:
-        version = next_version(output)
-        model = load_model(arguments.model)
-        check_classifier(model)
-        model = deploy.float32_copy(model)
-        recipe, labels = training_record(arguments.model)
-        if arguments.labels is not None:
-            labels = arguments.labels.read_text("utf-8").splitlines()
-        if labels is None:
-            labels = [str(index) for index in range(model.output_shape[-1])]
-            print(f"No labels.txt beside {arguments.model} and no --labels: the classes are called 0, 1, 2 ...")
-        if len(labels) != model.output_shape[-1]:
-            raise ValueError(f"The network has {model.output_shape[-1]} classes. Received: {len(labels)} labels")
-        resize, size = choose_sizes(model, recipe, arguments.resize)
+        publish.check_base_folder(output)
+        publish.check_writable(output)
+        for folder in publish.leftovers(output):
+            print(f"{folder} is being written by another export, or was left by one that was killed: then delete it.")
+        plan, recipe = make_plan(arguments)
     except (ValueError, OSError) as error:
         sys.exit(f"export_model.py: {error}")
-    output.mkdir(parents=True, exist_ok=True)
-    incoming = pathlib.Path(tempfile.mkdtemp(prefix=INCOMING, dir=output))
+
+    import tensorflow as tf
+
+    import version_folder
+
     try:
-        checks = write_version(incoming, model, labels, resize, size, arguments.top, arguments.model)
-        incoming.chmod(0o755)  # mkdtemp's folders are private; a server runs as another user
-        target = incoming.rename(output / str(version))
+        with publish.incoming_version(output) as incoming:
+            checks = version_folder.write_version(incoming, plan, arguments.model, recipe)
+            target = publish.release(incoming)
     except RuntimeError as error:
         sys.exit(f"export_model.py: {error}")
-    finally:
-        if incoming.exists():
-            shutil.rmtree(incoming)
+    except (OSError, tf.errors.OpError) as error:  # a full disk, in Python's words or TensorFlow's
+        reason = str(error).splitlines()[0]
+        sys.exit(f"export_model.py: nothing was published; writing below {output} failed: {reason}")
     print(f"Exported to {target}. Largest difference of a probability from Keras (tolerance {checks['tolerance']}):")
     for name, value in checks["largest_difference"].items():
         print(f"  {name:24} {value:.1e}")
 
 
+def stop(number, frame):
+    sys.exit(128 + number)  # unwinds, so that the unfinished version is removed
+
+
 if __name__ == "__main__":
-    main()
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        main()
+    except KeyboardInterrupt:
+        print("export_model.py: interrupted; nothing was published.", file=sys.stderr)
+        stop(signal.SIGINT, None)

@@ -73,7 +73,7 @@ def check_tflite(path, reference):
     from ai_edge_litert.interpreter import Interpreter
 
     run = Interpreter(str(path)).get_signature_runner("serving_default")
-    outputs = [run(images=image[None])["probabilities"] for image in reference["images"]]
+    outputs = [run(images=image[None].astype("float32"))["probabilities"] for image in reference["images"]]
     return difference(np.concatenate(outputs), reference["probabilities"])
 
 

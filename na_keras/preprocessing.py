@@ -4,7 +4,10 @@ Every function takes one encoded image, a scalar string tensor, and runs in tf.d
 graphs. Pixels stay 0..255; the networks normalise them in their own graph.
 
 - Decoding: JPEG with the accurate integer transform (equal to Pillow's; TensorFlow's default is off by up to 22), other
-  formats by their signature (PNG, the first frame of a GIF, BMP of 24 bits, still WebP). Grey and CMYK become RGB.
+  formats by their signature (PNG, the first frame of a GIF, BMP of 24 bits, still WebP). Grey and CMYK become RGB;
+  of 16 bits the high byte is kept; transparency is dropped.
+- What declares more than 179 million pixels is refused before it is decoded (image_headers.py), in evaluation and so in
+  exported graphs. Not in training: its files are the owner's choice, and the check costs 5 % of an image's CPU time.
 - Evaluation: torchvision's Resize and CenterCrop, within 1 of Pillow.
 - Training: torchvision's RandomResizedCrop ("random-size cropping" of the paper's section 5.1) and a horizontal flip.
   tf.image.sample_distorted_bounding_box draws from another distribution (mean area .37 of the image instead of .43).
@@ -14,17 +17,28 @@ import math
 
 import tensorflow as tf
 
+from na_keras.image_headers import declared_pixels, jpeg_pixels, within_limit
+
 ACCURATE = "INTEGER_ACCURATE"
 WINDOW_ATTEMPTS = 10  # torchvision's, before it falls back to a centre crop
 
 
 def decode(data):
-    """Encoded image -> uint8 (height, width, 3)."""
-    image = tf.cond(
-        tf.io.is_jpeg(data),
-        lambda: tf.io.decode_jpeg(data, channels=3, dct_method=ACCURATE),
-        lambda: tf.io.decode_image(data, channels=3, expand_animations=False),
-    )
+    """Encoded image -> uint8 (height, width, 3).
+
+    Raises:
+        tf.errors.InvalidArgumentError: when run, on what is none of the formats, damaged, or declared to be too large.
+    """
+
+    def jpeg():
+        with within_limit(jpeg_pixels(data)):
+            return tf.io.decode_jpeg(data, channels=3, dct_method=ACCURATE)
+
+    def other():
+        with within_limit(declared_pixels(data)):
+            return tf.io.decode_image(data, channels=3, expand_animations=False)
+
+    image = tf.cond(tf.io.is_jpeg(data), jpeg, other)
     return tf.ensure_shape(image, (None, None, 3))
 
 
@@ -79,6 +93,7 @@ def evaluation_image(data, resize=256, size=224):
         raise ValueError(f"resize must be at least the crop's size. Received: resize={resize}, size={size}")
     image = decode(data)
     shape = tf.shape(image)[:2]
+    # The decoders take no side over a million pixels: no overflow.
     resized = resize * shape // tf.reduce_min(shape)
     offset = tf.round(tf.cast(resized - size, tf.float32) / 2.0)
     # Resize and crop at once: only the pixels that are kept are computed, however long the image is.

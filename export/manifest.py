@@ -1,0 +1,56 @@
+"""manifest.json: what a version of an exported model is, and what was checked before it was published."""
+
+import hashlib
+import importlib.metadata
+import json
+
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+
+PACKAGES = ("na-keras", "keras", "tensorflow", "numpy", "ai-edge-litert")
+
+
+def sha256(path):
+    """Hexadecimal digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def tensor(info):
+    """dtype and shape of a TensorInfo message; None where a dimension is free."""
+    shape = [None if axis.size < 0 else axis.size for axis in info.tensor_shape.dim]
+    return {"dtype": tf.as_dtype(info.dtype).name, "shape": shape}
+
+
+def signatures(folder):
+    """The signatures of the SavedModel in `folder`, as the file declares them to a server."""
+    message = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
+    return {
+        name: {
+            "method": signature.method_name,
+            "inputs": {key: tensor(info) for key, info in sorted(signature.inputs.items())},
+            "outputs": {key: tensor(info) for key, info in sorted(signature.outputs.items())},
+        }
+        for name, signature in sorted(message.meta_graphs[0].signature_def.items())
+        if signature.method_name  # not __saved_model_init_op, which is for the loader
+    }
+
+
+def fingerprint(folder):
+    """TensorFlow's fingerprint of the SavedModel in `folder`; strings, since JSON has no 64-bit integers."""
+    read = tf.saved_model.experimental.read_fingerprint(str(folder))
+    names = ("graph_def_program_hash", "signature_def_hash", "saved_object_graph_hash", "checkpoint_hash")
+    return {name: str(getattr(read, name)) for name in names}
+
+
+def write_manifest(folder, **entries):
+    """Writes manifest.json into the finished version `folder`: `entries`, and what the folder itself tells."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    content = {
+        **entries,
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "signatures": signatures(folder),
+        "fingerprint": fingerprint(folder),
+        "files": {path.relative_to(folder).as_posix(): sha256(path) for path in files},
+    }
+    (folder / "manifest.json").write_text(json.dumps(content, indent=2) + "\n", "utf-8")

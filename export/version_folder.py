@@ -1,0 +1,136 @@
+"""Everything that one version of an exported model holds: the steps that write it, and what it is compared with."""
+
+import dataclasses
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import manifest
+import savedmodel
+import tflite
+import warmup
+from na_keras import preprocessing
+
+
+@dataclasses.dataclass
+class Plan:
+    """What a version is made from.
+
+    Args:
+        model: the trained network as a float32 Keras model; what every artifact is compared with.
+        classifier: savedmodel.Classifier around the network that ships.
+        labels: class names.
+        reference: see `reference_data`.
+        warmup_batches: batch sizes of the warm-up requests.
+    """
+
+    model: keras.Model
+    classifier: savedmodel.Classifier
+    labels: list
+    reference: dict
+    warmup_batches: tuple = (1,)
+
+
+def reference_data(model, labels, resize, size, image_dtype="float32", count=4):
+    """Inputs and the Keras model's answers to them, for verify.py."""
+    rng = np.random.default_rng(0)
+    images, files = [], []
+    for index in range(count):
+        # Smooth structure and noise; the files are larger than the crop and not square.
+        coarse = rng.uniform(0, 255, (1, 6, 6, 3))
+        shape = (size + 17 * index, 2 * size - 11 * index)
+        picture = tf.image.resize(coarse, shape, "bicubic")[0] + rng.normal(0, 12, (*shape, 3))
+        picture = tf.cast(tf.clip_by_value(picture, 0, 255), tf.uint8)
+        encode = tf.io.encode_png if index % 2 else tf.io.encode_jpeg
+        files.append(encode(picture).numpy())
+        images.append(tf.image.resize(picture, (size, size)).numpy())
+    crops = np.stack([preprocessing.evaluation_image(data, resize, size).numpy() for data in files])
+    images = np.stack(images).astype(image_dtype)
+    return {
+        "images": images,
+        "files": np.array(files),  # fixed-length bytes: neither format ends in a zero byte, which NumPy would drop
+        "labels": np.array(labels),
+        "probabilities": model.predict(images.astype("float32"), verbose=0),
+        "file_probabilities": model.predict(crops.astype("float32"), verbose=0),
+    }
+
+
+def verify(version, reference):
+    """Runs verify.py on a written version in a process of its own; returns what it measured.
+
+    Raises:
+        RuntimeError: the artifacts disagree with the Keras model, or do not run at all.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "reference.npz"
+        np.savez(path, **reference)
+        program = pathlib.Path(__file__).with_name("verify.py")
+        result = subprocess.run([sys.executable, program, version, path], capture_output=True, text=True)
+    if result.returncode:
+        raise RuntimeError(f"The exported artifacts failed verification.\n{result.stdout}{result.stderr[-3000:]}")
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def write_savedmodel(folder, plan):
+    savedmodel.write_savedmodel(plan.classifier, folder)
+
+
+def write_warmup(folder, plan):
+    one_of_each = {
+        "serving_default": {"images": plan.reference["images"][:1]},
+        "serve_bytes": {"image_bytes": plan.reference["files"][:1]},
+    }
+    warmup.write_requests(
+        folder,
+        [
+            (signature, {name: np.repeat(value, batch, axis=0) for name, value in inputs.items()})
+            for batch in plan.warmup_batches
+            for signature, inputs in one_of_each.items()
+        ],
+    )
+
+
+def write_tflite(folder, plan):
+    (folder / "tflite").mkdir()
+    (folder / "tflite" / "model_float32.tflite").write_bytes(tflite.convert(plan.classifier))
+
+
+def write_labels(folder, plan):
+    (folder / "labels.txt").write_text("".join(f"{label}\n" for label in plan.labels), "utf-8")
+
+
+# What is printed, and what is then written into the version's folder; in this order.
+STEPS = (
+    ("Writing the SavedModel", write_savedmodel),
+    ("Adding warm-up requests", write_warmup),
+    ("Converting to TFLite", write_tflite),
+    ("Writing the class names", write_labels),
+)
+
+
+def write_version(folder, plan, source, recipe):
+    """Writes everything of one version into the empty folder `folder`, verified; returns the checks."""
+    for message, step in STEPS:
+        print(message, flush=True)
+        step(folder, plan)
+    print("Running the warm-up requests", flush=True)
+    warm = warmup.replay(folder)
+    print("Verifying in a process without Keras", flush=True)
+    checks = verify(folder, plan.reference)
+    classifier = plan.classifier
+    manifest.write_manifest(
+        folder,
+        model={"path": str(source), "sha256": manifest.sha256(source), "name": plan.model.name},
+        recipe=recipe,
+        preprocessing={"resize": classifier.resize, "size": classifier.size, "pixels": "RGB 0..255"},
+        classes=len(plan.labels),
+        warmup=warm,
+        checks=checks,
+    )
+    return checks
