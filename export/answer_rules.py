@@ -1,0 +1,129 @@
+"""When a consumer's answers are those of the Keras model; NumPy only, one rule for all consumers.
+
+The reference holds the Keras model's `probabilities` (n, classes) for `images`, its `file_probabilities` for `files`,
+and the `labels` (classes,). Differences are relative to the largest probability of the reference, because the
+probabilities of 1000 undecided classes are all about .001.
+"""
+
+import numpy as np
+
+from consumer_calls import batches
+
+# Float32 programs differ by some 1e-5 in the logits of these networks, and a probability moves by less, relatively,
+# than twice its logit.
+TOLERANCE = 1e-4
+# How far answers must differ between images, for agreement to say something: a network that has not learned anything
+# agrees with every other one.
+SMALLEST_SPREAD = 100 * TOLERANCE
+
+TOP = {"classes", "scores", "labels"}
+OUTPUTS = {"serving_default": {"probabilities", *TOP}, "serve_bytes": TOP}
+EXPECTED = {"serving_default": "probabilities", "serve_bytes": "file_probabilities"}
+
+# File kinds that may differ by more than TOLERANCE: (largest difference, smallest correlation with the reference).
+# Half-precision weights moved the logits of untrained 224 x 224 networks by up to .05, so probabilities by up to 5 %.
+# Weights of 8 bits cost single answers more, and how much depends on the training: what is refused is a file that is
+# broken, not one that is less accurate; its agreement is recorded, for the person who publishes it to judge.
+REDUCED = {
+    "float16": (0.05, 0.99),
+    "dynamic": (0.5, 0.9),
+    "int16x8": (0.5, 0.9),
+    "int8": (0.5, 0.9),
+    "int8_float_gate": (0.5, 0.9),
+}
+
+
+def difference(ours, reference):
+    """The largest difference, relative to the largest probability of the reference."""
+    return float(np.abs(ours - reference).max() / reference.max())
+
+
+def spread(probabilities):
+    """How far the answers to different images are apart, relative to the largest probability."""
+    return float(np.ptp(probabilities, axis=0).max() / probabilities.max())
+
+
+def text(array):
+    """Strings as Python text; runtimes give them as UTF-8 bytes or as text."""
+    return np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array
+
+
+def check_top(answer, expected, labels):
+    """The best classes of an answer against the probabilities `expected` (batch, classes).
+
+    Returns:
+        (the scores' largest difference, a list of sentences): the scores belong to the classes named, they are the best
+        ones in order, and the labels are those classes'.
+    """
+    classes, scores, names = answer["classes"], answer["scores"], text(answer["labels"])
+    k = classes.shape[-1]
+    shapes = {name: array.shape for name, array in answer.items() if name in TOP}
+    if set(shapes.values()) != {(len(expected), k)} or not 1 <= k <= expected.shape[1]:
+        return float("inf"), [f"outputs have the shapes {shapes} for {len(expected)} images"]
+    if classes.dtype.kind != "i" or classes.min() < 0 or classes.max() >= expected.shape[1]:
+        return float("inf"), [f"classes are {classes.dtype}s from {classes.min()} to {classes.max()}"]
+    best = -np.sort(-expected, axis=1)[:, :k]
+    largest = max(difference(scores, np.take_along_axis(expected, classes, axis=1)), difference(scores, best))
+    wrong = np.argwhere(names != labels[classes])
+    if not len(wrong):
+        return largest, []
+    at = tuple(wrong[0])
+    return largest, [f"class {classes[at]} is called {str(names[at])!r}, expected {str(labels[classes[at]])!r}"]
+
+
+def check_calls(answers, reference, groups):
+    """Answers of a whole SavedModel, keys as in consumer_calls.py, against the reference.
+
+    Args:
+        groups: what must have answered: a signature's name, or PREFIX:SIGNATURE for one way of several to ask it.
+
+    Returns:
+        ({group: largest difference}, a list of sentences about everything that is wrong).
+    """
+    differences, found = {}, []
+    for group in groups:
+        signature = group.rsplit(":", 1)[-1]
+        differences[group] = 0.0
+        probabilities = reference[EXPECTED[signature]]
+        for first, last in batches(len(probabilities)):
+            call = f"{group}/{first}:{last}"
+            answer = {name: answers[f"{call}/{name}"] for name in OUTPUTS[signature] if f"{call}/{name}" in answers}
+            if missing := sorted(OUTPUTS[signature] - set(answer)):
+                differences[group] = float("inf")
+                found.append(f"{call} lacks {', '.join(missing)}")
+                continue
+            expected = probabilities[first:last]
+            values, sentences = check_top(answer, expected, reference["labels"])
+            if "probabilities" in answer:
+                fits = answer["probabilities"].shape == expected.shape
+                values = np.maximum(values, difference(answer["probabilities"], expected) if fits else np.inf)
+            differences[group] = float(np.maximum(differences[group], values))  # NaN stays NaN
+            found += [f"{call}: {sentence}" for sentence in sentences]
+        if not differences[group] <= TOLERANCE:
+            found.append(f"{group} differs by {differences[group]:.1e}")
+    return differences, found
+
+
+def compare_reduced(ours, reference):
+    """How a file of reduced precision agrees: largest difference, correlation, and equal best classes as a share."""
+    constant = np.ptp(ours) == 0 or not np.isfinite(ours).all()
+    return {
+        "largest_difference": difference(ours, reference),
+        "correlation": 0.0 if constant else float(np.corrcoef(ours.ravel(), reference.ravel())[0, 1]),
+        "top1_agreement": float((ours.argmax(1) == reference.argmax(1)).mean()),
+    }
+
+
+def check_reduced(kind, ours, reference):
+    """(numbers, sentences) on the probabilities of a file of a kind in REDUCED."""
+    if ours.shape != reference.shape:
+        return {}, [f"answers have the shape {ours.shape}, expected {reference.shape}"]
+    numbers, (most, least) = compare_reduced(ours, reference), REDUCED[kind]
+    found = []
+    if not numbers["largest_difference"] <= most:
+        found.append(f"differs by {numbers['largest_difference']:.1e}, more than {most} for {kind}")
+    if not numbers["correlation"] >= least:
+        found.append(f"correlates by {numbers['correlation']:.3f} only, expected {least} for {kind}")
+    if not spread(ours) >= SMALLEST_SPREAD:
+        found.append("says the same of every image")
+    return numbers, found
