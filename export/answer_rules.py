@@ -106,7 +106,7 @@ def check_calls(answers, reference, groups):
 
 def compare_reduced(ours, reference):
     """How a file of reduced precision agrees: largest difference, correlation, and equal best classes as a share."""
-    constant = np.ptp(ours) == 0 or not np.isfinite(ours).all()
+    constant = np.ptp(ours) == 0  # which correlates with nothing
     return {
         "largest_difference": difference(ours, reference),
         "correlation": 0.0 if constant else float(np.corrcoef(ours.ravel(), reference.ravel())[0, 1]),
@@ -118,6 +118,8 @@ def check_reduced(kind, ours, reference):
     """(numbers, sentences) on the probabilities of a file of a kind in REDUCED."""
     if ours.shape != reference.shape:
         return {}, [f"answers have the shape {ours.shape}, expected {reference.shape}"]
+    if not np.isfinite(ours).all():
+        return {}, ["answers are not finite"]
     numbers, (most, least) = compare_reduced(ours, reference), REDUCED[kind]
     found = []
     if not numbers["largest_difference"] <= most:

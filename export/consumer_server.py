@@ -53,6 +53,12 @@ def server_command(base):
     return [PROGRAM]
 
 
+def server_version(command):
+    """What the server says of itself, in one line."""
+    result = subprocess.run([*command, "--version"], capture_output=True, text=True, timeout=ANSWER_TIMEOUT)
+    return " ".join(result.stdout.split()) if result.returncode == 0 else f"{command[0]} without --version"
+
+
 def free_ports(count):
     """Numbers of TCP ports that nobody listens on now."""
     with contextlib.ExitStack() as stack:
@@ -93,10 +99,14 @@ def wait_until_available(process, url):
 
 @contextlib.contextmanager
 def running_server(version):
-    """A server of a copy of `version`; yields (URL of the model, gRPC address). Its log's end is added to errors."""
+    """A server of a copy of `version`; yields (URL of the model, gRPC address, its version).
+
+    Errors within get the end of the server's log.
+    """
     with tempfile.TemporaryDirectory() as folder:
         base = pathlib.Path(folder, MODEL_NAME)
         command = server_command(base)
+        runtime = server_version(command)
         # A copy, not a link: a container sees this folder only. Private folders of mkdtemp are opened for its user.
         shutil.copytree(version, base / "1")
         for path in (pathlib.Path(folder), base / "1"):
@@ -110,7 +120,7 @@ def running_server(version):
         url = f"http://127.0.0.1:{rest_port}/v1/models/{MODEL_NAME}"
         try:
             wait_until_available(process, url)
-            yield url, f"127.0.0.1:{grpc_port}"
+            yield url, f"127.0.0.1:{grpc_port}", runtime
         except (RuntimeError, serving_client.ClientError) as error:
             raise RuntimeError(f"{error}\n{log.read_text(errors='replace')[-1000:]}") from error
         finally:
@@ -146,14 +156,14 @@ def ask_grpc(address):
 
 
 def consume(path, questions):
-    description = {"runtime": " ".join(server_command("{base}")), "skipped": {}}
-    with running_server(path) as (url, address):
+    skipped = {}
+    with running_server(path) as (url, address, runtime):
         answers = {"rest:" + key: value for key, value in answer_calls(ask_rest(url), questions).items()}
         if importlib.util.find_spec("tensorflow_serving") is None:
-            description["skipped"]["grpc"] = "tensorflow-serving-api is not installed"
+            skipped["grpc"] = "tensorflow-serving-api is not installed"
         else:
             answers |= {"grpc:" + key: value for key, value in answer_calls(ask_grpc(address), questions).items()}
-    return answers, description
+    return answers, {"runtime": runtime, "skipped": skipped}
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def consume(program, artifact, questions):
     """
     with tempfile.TemporaryDirectory() as folder:
         answers = pathlib.Path(folder, "answers.npz")
-        command = [sys.executable, pathlib.Path(__file__).with_name(program), artifact, questions, answers]
+        command = [sys.executable, pathlib.Path(__file__).parent / program, artifact, questions, answers]
         try:
             result = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT)
         except subprocess.TimeoutExpired as error:
