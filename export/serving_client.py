@@ -59,6 +59,11 @@ def read_image(path):
     return data
 
 
+def shorten(message):
+    """A server's message on one line, its first 500 characters."""
+    return " ".join(message.split())[:500]
+
+
 def rest_predict(url, signature, instances, timeout):
     """The rows of a server's answer, one {output: value} for each instance.
 
@@ -79,7 +84,7 @@ def rest_predict(url, signature, instances, timeout):
             answer = json.load(response)
     except urllib.error.HTTPError as error:
         kind = {400: Refused, 503: Unavailable}.get(error.code, ClientError)
-        raise kind(f"The server refused ({error.code}): {error.read().decode(errors='replace')[:500]}") from error
+        raise kind(f"The server refused ({error.code}): {shorten(error.read().decode(errors='replace'))}") from error
     # No connection, a time-out; an answer that is not HTTP, cut or not JSON; a bad URL.
     except (OSError, http.client.HTTPException, ValueError) as error:
         cause = error.reason if isinstance(error, urllib.error.URLError) else error
@@ -124,8 +129,7 @@ def grpc_predict(address, model_name, signature, inputs, timeout):
         except grpc.RpcError as error:
             code = error.code()
             kinds = {grpc.StatusCode.INVALID_ARGUMENT: Refused, grpc.StatusCode.UNAVAILABLE: Unavailable}
-            message = f"{address} answered {code.name}: {error.details()[:500]}"
-            raise kinds.get(code, ClientError)(message) from error
+            raise kinds.get(code, ClientError)(f"{address} answered {code.name}: {shorten(error.details())}") from error
     return {name: tf.make_ndarray(value) for name, value in response.outputs.items()}
 
 
@@ -189,7 +193,7 @@ def with_retries(ask, retries):
                 return ask(images)
             except Unavailable as error:
                 pause = FIRST_PAUSE * 2**attempt
-                print(f"{error} Trying again in {pause:g} s", file=sys.stderr)
+                print(f"{error}\nTrying again in {pause:g} s", file=sys.stderr)
                 time.sleep(pause)
         return ask(images)
 

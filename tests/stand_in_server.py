@@ -27,7 +27,8 @@ class BadRequest(Exception):
 def as_array(instances):
     """The values of row format: encoded bytes or nested lists of numbers."""
     if not isinstance(instances[0], dict):
-        return np.array(instances, "float32")
+        values = np.array(instances)
+        return values.astype("uint8" if values.dtype.kind == "i" else "float32")
     values = np.empty(len(instances), object)
     values[:] = [base64.b64decode(instance["b64"], validate=True) for instance in instances]
     return values
