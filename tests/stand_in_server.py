@@ -14,6 +14,7 @@ import http.server
 import importlib.util
 import json
 import pathlib
+import sys
 
 import numpy as np
 
@@ -114,6 +115,17 @@ def start_grpc(predict, address, name="demo"):
     port = server.add_insecure_port(address)
     server.start()
     return server, port
+
+
+def install(folder):
+    """Writes this file as a program `tensorflow_model_server` into the new folder `folder`; returns its path."""
+    here = pathlib.Path(__file__).resolve()
+    folder.mkdir()
+    program = folder / "tensorflow_model_server"
+    export = here.parents[1] / "export"
+    program.write_text(f'#!/bin/sh\nPYTHONPATH="{export}" exec "{sys.executable}" "{here}" "$@"\n')
+    program.chmod(0o755)
+    return program
 
 
 def main():

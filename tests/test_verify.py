@@ -21,6 +21,7 @@ import answer_rules
 import consumer_calls
 import consumer_litert
 import export_model
+import stand_in_server
 import verify
 import wire_format
 from na_keras import preprocessing
@@ -60,11 +61,7 @@ def questions(version):
 @pytest.fixture
 def stand_in(tmp_path, monkeypatch):
     """A `tensorflow_model_server` on PATH that is the stand-in."""
-    program = tmp_path / "bin" / "tensorflow_model_server"
-    program.parent.mkdir()
-    script = ROOT / "tests" / "stand_in_server.py"
-    program.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT / "export"} exec {sys.executable} {script} "$@"\n')
-    program.chmod(0o755)
+    program = stand_in_server.install(tmp_path / "bin")
     monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
     return program
 
