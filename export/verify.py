@@ -7,11 +7,12 @@ REFERENCE.npz holds inputs and what the Keras model answers: `images` float32 (n
 
 Each consumer answers batches of one, two and n (consumer_calls.py); all answers are held to one rule (answer_rules.py).
 The last line printed is a JSON object: the `tolerance`; `largest_difference` of each consumer and signature, and of
-each float32 file, relative to the largest probability; `reduced_precision`, how the other files agree; the `spread` of
-the reference; the `consumers` with their versions; and those `skipped`, with the reason: not a pass. Exits with 1 if
-anything is wrong, and says what on stderr.
+each float32 file, to compare with it; `reduced_precision`, how the other files agree; the `spread` of the reference;
+the `consumers` with their versions; and those `skipped`, with the reason: not a pass. Exits with 1 if anything is
+wrong, and says what on stderr.
 """
 
+import argparse
 import concurrent.futures
 import json
 import os
@@ -77,7 +78,7 @@ def check_file(path, answers, reference):
     kind = "float32" if path.suffix == ".onnx" else path.stem.removeprefix("model_")
     ours, expected = answers["probabilities"], reference["probabilities"]
     if kind == "float32":
-        value = answer_rules.difference(ours, expected) if ours.shape == expected.shape else float("inf")
+        value = answer_rules.difference(ours, expected, answer_rules.unit(expected))
         return {path.name: value}, {}, [] if value <= TOLERANCE else [f"differs by {value:.1e}"]
     if kind not in answer_rules.REDUCED:
         return {}, {}, [f"expected model_KIND.tflite, KIND one of float32, {', '.join(answer_rules.REDUCED)}"]
@@ -133,8 +134,14 @@ def verify(version, questions):
 
 
 def main(argv=None):
-    version, questions = map(pathlib.Path, sys.argv[1:] if argv is None else argv)
-    report, found = verify(version, questions)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("version", type=pathlib.Path, help="folder with saved_model.pb")
+    parser.add_argument("reference", type=pathlib.Path, help="REFERENCE.npz")
+    arguments = parser.parse_args(argv)
+    for path in (arguments.version / "saved_model.pb", arguments.reference):
+        if not path.is_file():
+            parser.error(f"there is no {path}")
+    report, found = verify(arguments.version, arguments.reference)
     print(json.dumps(report))
     for sentence in found:
         print(sentence, file=sys.stderr)

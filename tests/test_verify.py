@@ -276,11 +276,19 @@ def test_the_rules_refuse_nan_wrong_shapes_and_silence():
     assert answer_rules.check_calls({}, reference, ["serve_bytes"])[1]  # a consumer that answers nothing
     for value in (np.nan, np.inf):
         assert answer_rules.check_reduced("int8", expected * value, expected)[1] == ["answers are not finite"]
-    # Relative: the probabilities of 1000 undecided classes are all about .001.
-    assert answer_rules.difference(np.array([0.0012]), np.array([0.001])) == pytest.approx(0.2)
     once = tf.nn.softmax(4 * np.eye(7, dtype="float32")).numpy()
     twice = tf.nn.softmax(once).numpy()  # which a correlation does not see
     assert "differs by" in str(answer_rules.check_reduced("int8", twice, once)[1])
+
+
+def test_differences_are_relative_to_the_largest_probability_and_logit():
+    undecided = np.full((2, 1000), 0.001)
+    assert answer_rules.difference(undecided * 1.2, undecided, answer_rules.unit(undecided)) == pytest.approx(0.2)
+    logits = np.array([[9.0, -9.0, 0.0], [3.0, -3.0, 0.0]])
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    assert answer_rules.unit(probabilities) == pytest.approx(9 * probabilities.max())
+    assert np.isfinite(answer_rules.unit(np.eye(3)))
+    assert answer_rules.difference(undecided[:1], undecided, 1.0) == np.inf
 
 
 def test_batches_are_one_two_and_all():
