@@ -22,9 +22,9 @@ OUTPUTS = {"serving_default": {"probabilities", *TOP}, "serve_bytes": TOP}
 EXPECTED = {"serving_default": "probabilities", "serve_bytes": "file_probabilities"}
 
 # File kinds that may differ by more than TOLERANCE: (largest difference relative to the largest probability, smallest
-# correlation with the reference). What is refused is a file that is broken, not one that is less accurate; how it agrees
-# is recorded, for the person who publishes it to judge. Random weights are the hardest case: MobileNetV2 at 224 x 224,
-# width 0.35, gave (.04, .999) for float16, (.08, .997) for dynamic, (.31, .93) for int16x8 and (.45, .87) for int8.
+# correlation with the reference). What is refused is a file that is broken, not one that is less accurate; how it
+# agrees is recorded, for the person who publishes it to judge. Random weights are the hardest case: MobileNetV2 at
+# 224 x 224, width 0.35, gave (.04, .999) for float16, (.08, .997) dynamic, (.31, .93) int16x8 and (.45, .87) int8.
 REDUCED = {
     "float16": (0.1, 0.99),
     "dynamic": (0.6, 0.8),

@@ -28,10 +28,8 @@ def test_an_onnx_file_gives_the_keras_models_answers(tmp_path):
     images = np.stack([picture((48, 48), seed) for seed in range(3)]).astype("float32")
     answers, description = consumer_onnx.consume(path, {"images": images})
     expected = model.predict(images, verbose=0)
-    assert (
-        answer_rules.difference(answers["probabilities"], expected, answer_rules.unit(expected))
-        <= answer_rules.TOLERANCE
-    )
+    difference = answer_rules.difference(answers["probabilities"], expected, answer_rules.unit(expected))
+    assert difference <= answer_rules.TOLERANCE
     assert answer_rules.spread(expected) > answer_rules.SMALLEST_SPREAD
     assert description == {"runtime": f"ONNX Runtime {onnxruntime.__version__}"}
 
