@@ -273,7 +273,8 @@ def test_the_rules_refuse_nan_wrong_shapes_and_silence():
     assert "have the shapes" in str(check(scores=lambda scores: scores[:, :1])[1])
     assert "classes are int64s from" in str(check(classes=lambda classes: classes + 3)[1])
     assert "is called 'x', expected 'a'" in str(check(labels=lambda labels: np.full_like(labels, b"x"))[1])
-    assert answer_rules.check_calls({}, reference, ["serve_bytes"])[1]  # a consumer that answers nothing
+    differences, sentences = answer_rules.check_calls({}, reference, ["serve_bytes"])  # a consumer that answers nothing
+    assert differences == {"serve_bytes": np.inf} and len(sentences) == 4
     for value in (np.nan, np.inf):
         assert answer_rules.check_reduced("int8", expected * value, expected)[1] == ["answers are not finite"]
     once = tf.nn.softmax(4 * np.eye(7, dtype="float32")).numpy()
