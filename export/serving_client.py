@@ -1,9 +1,12 @@
-"""Asks an exported model what is on an image: through TF Serving's REST interface, or in this process.
+"""Asks an exported model what is on an image: a server by REST or gRPC, or a SavedModel in this process.
 
     python export/serving_client.py --saved-model exported/demo --image photo.jpg
     python export/serving_client.py --url http://localhost:8501/v1/models/demo --image photo.jpg other.png
+    python export/serving_client.py --grpc localhost:8500 --model-name demo --image photo.jpg
 
-The REST form needs Python's standard library only: copy this file to wherever the client runs.
+The REST form needs Python's standard library only: copy this file to wherever the client runs. gRPC needs
+tensorflow-serving-api. All images travel as one request. A server refuses a request as a whole if one of its images
+does not decode; then they are asked about one by one, so that the others are answered and the bad one is named.
 """
 
 import argparse
@@ -13,18 +16,29 @@ import json
 import os
 import pathlib
 import sys
+import time
 import urllib.error
 import urllib.request
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-SIGNATURE = "serve_bytes"
+SIGNATURE, INPUT = "serve_bytes", "image_bytes"
+OUTPUTS = ("classes", "scores", "labels")
 # How the formats that the exported graph decodes begin; WebP has its name behind a length.
 MAGIC = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n", "GIF": b"GIF8", "BMP": b"BM"}
+FIRST_PAUSE = 0.5  # seconds before the first repetition; each later one waits twice as long
 
 
 class ClientError(Exception):
     """Something the person at the command line can mend; the message says what."""
+
+
+class Refused(ClientError):
+    """The request itself is wrong, in the server's or the model's eyes: 400 or INVALID_ARGUMENT."""
+
+
+class Unavailable(ClientError):
+    """No server there now: no connection, 503 or UNAVAILABLE; the same request may succeed later."""
 
 
 def read_image(path):
@@ -45,36 +59,97 @@ def read_image(path):
     return data
 
 
-def from_rest(url, images, timeout):
-    """One answer {"classes", "scores", "labels"} per image, from TF Serving's REST interface.
+def shorten(message):
+    """A server's message on one line, its first 500 characters."""
+    return " ".join(message.split())[:500]
+
+
+def rest_predict(url, signature, instances, timeout):
+    """The rows of a server's answer, one {output: value} for each instance.
 
     Args:
         url: of the model, http://HOST:8501/v1/models/NAME, optionally with /versions/N.
-        images: pairs (path, encoded image as bytes).
+        signature: its name.
+        instances: values of the signature's only input as JSON has them; bytes as {"b64": text}.
         timeout: seconds.
+
+    Raises:
+        ClientError: Refused, Unavailable, or an answer that is none.
     """
-    body = {
-        "signature_name": SIGNATURE,
-        "instances": [{"b64": base64.b64encode(data).decode()} for _, data in images],
-    }
-    request = urllib.request.Request(
-        f"{url.rstrip('/')}:predict", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
+    body = json.dumps({"signature_name": signature, "instances": instances}).encode()
+    request = f"{url.rstrip('/')}:predict"
     try:
+        request = urllib.request.Request(request, body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=timeout) as response:
             answer = json.load(response)
     except urllib.error.HTTPError as error:
-        raise ClientError(
-            f"The server refused ({error.code}): {error.read().decode(errors='replace')[:500]}"
-        ) from error
+        kind = {400: Refused, 503: Unavailable}.get(error.code, ClientError)
+        raise kind(f"The server refused ({error.code}): {shorten(error.read().decode(errors='replace'))}") from error
     # No connection, a time-out; an answer that is not HTTP, cut or not JSON; a bad URL.
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise ClientError(f"No answer from {url}: {error!r}") from error
-    predictions = answer.get("predictions") if isinstance(answer, dict) else None
-    fits = isinstance(predictions, list) and len(predictions) == len(images)
-    if not fits or not all(isinstance(row, dict) and {"labels", "scores"} <= set(row) for row in predictions):
+        cause = error.reason if isinstance(error, urllib.error.URLError) else error
+        kind = Unavailable if isinstance(cause, ConnectionError) else ClientError
+        raise kind(f"No answer from {url}: {error!r}") from error
+    rows = answer.get("predictions") if isinstance(answer, dict) else None
+    fits = isinstance(rows, list) and len(rows) == len(instances)
+    if not fits or not all(isinstance(row, dict) and set(OUTPUTS) <= set(row) for row in rows):
         raise ClientError(f"The answer from {url} is not that of an exported classifier: {str(answer)[:300]}")
-    return predictions
+    return rows
+
+
+def grpc_predict(address, model_name, signature, inputs, timeout):
+    """A server's answer over gRPC, {output: array}.
+
+    Args:
+        address: HOST:PORT.
+        model_name: the name under which the server has the model.
+        signature: its name.
+        inputs: {input name: array, or list of bytes}.
+        timeout: seconds.
+
+    Raises:
+        ClientError: Refused, Unavailable, another status, or the packages are missing.
+    """
+    try:
+        import grpc
+        import tensorflow as tf
+        from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+    except ImportError as error:
+        raise ClientError(
+            f"gRPC needs tensorflow-serving-api: pip install tensorflow-serving-api. REST (--url) does not. ({error})"
+        ) from error
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name, request.model_spec.signature_name = model_name, signature
+    for name, value in inputs.items():
+        request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
+    unlimited = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+    with grpc.insecure_channel(address, options=unlimited) as channel:
+        try:
+            response = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request, timeout=timeout)
+        except grpc.RpcError as error:
+            code = error.code()
+            kinds = {grpc.StatusCode.INVALID_ARGUMENT: Refused, grpc.StatusCode.UNAVAILABLE: Unavailable}
+            raise kinds.get(code, ClientError)(f"{address} answered {code.name}: {shorten(error.details())}") from error
+    return {name: tf.make_ndarray(value) for name, value in response.outputs.items()}
+
+
+def as_rows(answer):
+    """{output: array} of a batch as one {output: value} for each image, strings as text."""
+    if not set(OUTPUTS) <= set(answer):
+        raise ClientError(f"Expected the outputs {', '.join(OUTPUTS)}. Received: {', '.join(sorted(answer))}")
+    columns = {name: answer[name].tolist() for name in OUTPUTS}
+    columns["labels"] = [[label.decode() for label in row] for row in columns["labels"]]
+    return [dict(zip(OUTPUTS, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def from_rest(url, images, timeout):
+    """One answer {"classes", "scores", "labels"} per encoded image (bytes), by REST; see `rest_predict`."""
+    return rest_predict(url, SIGNATURE, [{"b64": base64.b64encode(data).decode()} for data in images], timeout)
+
+
+def from_grpc(address, model_name, images, timeout):
+    """The same by gRPC; see `grpc_predict`."""
+    return as_rows(grpc_predict(address, model_name, SIGNATURE, {INPUT: images}, timeout))
 
 
 def newest_version(path):
@@ -87,28 +162,56 @@ def newest_version(path):
     return max(versions, key=lambda child: int(child.name))
 
 
-def from_saved_model(path, images):
-    """The same answers from a SavedModel run in this process; `images` as in `from_rest`."""
+def load_saved_model(path):
+    """A function from encoded images to answers as in `from_rest`, computed in this process."""
     import tensorflow as tf
 
     signatures = tf.saved_model.load(str(newest_version(path))).signatures
     if SIGNATURE not in signatures:
         raise ClientError(f"{path} has no signature {SIGNATURE}: expected an export of export_model.py.")
-    answers = []
-    for name, data in images:  # one by one: an image that does not decode is named
+
+    def ask(images):
         try:
-            answer = signatures[SIGNATURE](image_bytes=tf.constant([data]))
+            answer = signatures[SIGNATURE](**{INPUT: tf.constant(images)})
         except tf.errors.InvalidArgumentError as error:
-            cause = next((line for line in error.message.splitlines() if "Invalid" in line or "format" in line), "")
-            raise ClientError(f"{name} could not be decoded. {cause}") from error
-        answers.append(
-            {
-                "classes": answer["classes"][0].numpy().tolist(),
-                "scores": answer["scores"][0].numpy().tolist(),
-                "labels": [label.decode() for label in answer["labels"][0].numpy()],
-            }
-        )
-    return answers
+            lines = [line for line in error.message.splitlines() if "Invalid" in line or "format" in line]
+            raise Refused(f"The image could not be decoded. {lines[0] if lines else error.message[:300]}") from error
+        return as_rows({name: value.numpy() for name, value in answer.items()})
+
+    return ask
+
+
+def with_retries(ask, retries):
+    """`ask`, repeated up to `retries` times while the server is not available, after pauses that double.
+
+    Time-outs are not repeated: a server that is too slow would get slower.
+    """
+
+    def ask_again(images):
+        for attempt in range(retries):
+            try:
+                return ask(images)
+            except Unavailable as error:
+                pause = FIRST_PAUSE * 2**attempt
+                print(f"{error}\nTrying again in {pause:g} s", file=sys.stderr)
+                time.sleep(pause)
+        return ask(images)
+
+    return ask_again
+
+
+def answer_each(ask, images):
+    """One answer for each image; where `ask` refuses the batch, they are asked one by one.
+
+    Returns:
+        a list with an answer, or the Refused that the image got, for each image.
+    """
+    try:
+        return ask(images)
+    except Refused as error:
+        if len(images) == 1:
+            return [error]
+    return [answer for image in images for answer in answer_each(ask, [image])]
 
 
 def parse_arguments(argv):
@@ -116,32 +219,52 @@ def parse_arguments(argv):
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--saved-model", type=pathlib.Path, help="an export's folder, or one version in it")
     where.add_argument("--url", help="of the model at a server: http://HOST:8501/v1/models/NAME")
-    parser.add_argument("--image", type=pathlib.Path, nargs="+", required=True, help="image files")
-    parser.add_argument("--top", type=int, default=3, help="classes to print (default: %(default)s)")
-    parser.add_argument(
-        "--timeout", type=float, default=30.0, help="seconds to wait for a server (default: %(default)s)"
-    )
+    where.add_argument("--grpc", metavar="HOST:PORT", help="of a server's gRPC interface, usually port 8500")
+    add = parser.add_argument
+    add("--model-name", help="with --grpc: the model's name at the server")
+    add("--image", type=pathlib.Path, nargs="+", required=True, help="image files")
+    add("--top", type=int, default=3, help="classes to print (default: %(default)s)")
+    add("--timeout", type=float, default=30.0, help="seconds to wait for each answer (default: %(default)s)")
+    add("--retries", type=int, default=3, help="repetitions while there is no server (default: %(default)s)")
     arguments = parser.parse_args(argv)
-    if arguments.top < 1:
-        parser.error(f"--top must be at least 1. Received: {arguments.top}")
+    for name, least in (("top", 1), ("retries", 0)):
+        if getattr(arguments, name) < least:
+            parser.error(f"--{name} must be at least {least}. Received: {getattr(arguments, name)}")
+    if not arguments.timeout > 0:
+        parser.error(f"--timeout must be more than 0 seconds. Received: {arguments.timeout}")
+    if bool(arguments.grpc) != bool(arguments.model_name):
+        parser.error("--grpc and --model-name belong together (with --url the name is part of the URL).")
     return arguments
+
+
+def choose_way(arguments):
+    """The function from encoded images to answers that the command line asks for."""
+    if arguments.url:
+        return with_retries(lambda images: from_rest(arguments.url, images, arguments.timeout), arguments.retries)
+    if arguments.grpc:
+        ask = lambda images: from_grpc(arguments.grpc, arguments.model_name, images, arguments.timeout)  # noqa: E731
+        return with_retries(ask, arguments.retries)
+    return load_saved_model(arguments.saved_model)
 
 
 def main(argv=None):
     arguments = parse_arguments(argv)
     try:
-        images = [(path, read_image(path)) for path in arguments.image]
-        if arguments.url:
-            answers = from_rest(arguments.url, images, arguments.timeout)
-        else:
-            answers = from_saved_model(arguments.saved_model, images)
+        images = [read_image(path) for path in arguments.image]
+        answers = answer_each(choose_way(arguments), images)
     except ClientError as error:
         sys.exit(f"serving_client.py: {error}")
+    refused = []
     for path, answer in zip(arguments.image, answers, strict=True):
+        if isinstance(answer, Refused):
+            refused.append(f"serving_client.py: {path}: {answer}")
+            continue
         print(path)
         best = list(zip(answer["labels"], answer["scores"], strict=True))[: arguments.top]
         for label, score in best:
             print(f"  {100 * score:5.1f} %  {label}")
+    if refused:
+        sys.exit("\n".join(refused))
 
 
 if __name__ == "__main__":

@@ -1,94 +1,150 @@
-"""Checks exported artifacts the way their users will run them: in a process of their own, where Keras does not exist.
+"""Checks exported artifacts the way their users will run them: by real consumers, each in a process of its own.
 
     python export/verify.py VERSION_DIRECTORY REFERENCE.npz
 
 REFERENCE.npz holds inputs and what the Keras model answers: `images` float32 (n, size, size, 3) and their
 `probabilities` (n, classes), `files` (n,) encoded images of any size and their `file_probabilities`, and the `labels`.
-Prints a JSON object with the largest difference of each artifact, relative to the largest probability of the reference;
-exits with 1 if one is above the tolerance, a label is wrong, or the network says the same of every image.
+
+Each consumer answers batches of one, two and n (consumer_calls.py); all answers are held to one rule (answer_rules.py).
+The last line printed is a JSON object: the `tolerance`; `largest_difference` of each consumer and signature, and of
+each float32 file, to compare with it; `reduced_precision`, how the other files agree; the `spread` of the reference;
+the `consumers` with their versions; and those `skipped`, with the reason: not a pass. Exits with 1 if anything is
+wrong, and says what on stderr.
 """
 
+import argparse
+import concurrent.futures
 import json
 import os
 import pathlib
+import signal
+import subprocess
 import sys
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+import tempfile
 
 import numpy as np
 
-# Float32 programs differ by some 1e-5 in the logits of these networks, and a probability moves by less, relatively,
-# than twice its logit.
-TOLERANCE = 1e-4
-# How far the reference's answers must differ between images, for agreement to say something: a network that has not
-# learned anything agrees with every other one.
-SMALLEST_SPREAD = 100 * TOLERANCE
+import answer_rules
+from answer_rules import SMALLEST_SPREAD, TOLERANCE
+from consumer_calls import INPUT, SKIPPED
+
+# Consumers of the SavedModel: program, and what must have answered (the server's gRPC is added where it was asked).
+CONSUMERS = {
+    "c_api": ("consumer_c_api.py", tuple(INPUT)),
+    "python": ("consumer_python.py", tuple(f"{way}:{name}" for way in ("tf2", "tf1") for name in INPUT)),
+    "server": ("consumer_server.py", tuple(f"rest:{name}" for name in INPUT)),
+    "openvino": ("consumer_openvino.py", ("serving_default",)),
+}
+# Consumers of single files in a version, by their place.
+FILE_CONSUMERS = {"tflite/*.tflite": "consumer_litert.py", "onnx/*.onnx": "consumer_onnx.py"}
+TIMEOUT = 900  # seconds for one consumer; a large network on a slow machine needs a minute
 
 
-def forbid_keras():
-    """Makes `import keras` fail from here on, as on a server that has never heard of it."""
-    if "keras" in sys.modules:
-        raise RuntimeError("Keras is loaded already: run verify.py as a program.")
-    sys.modules["keras"] = sys.modules["tf_keras"] = None
+class ConsumerError(Exception):
+    """A consumer failed, or crashed; the message says how."""
 
 
-def difference(ours, reference):
-    """The largest difference, relative to the largest probability of the reference."""
-    return float(np.abs(ours - reference).max() / reference.max())
+class Skipped(Exception):
+    """A consumer cannot run here; the message is its reason."""
 
 
-def failures(differences, spread):
-    """What is wrong, as sentences; none if the artifacts may be published."""
-    found = [f"{name} differs by {value:.1e}" for name, value in differences.items() if not value <= TOLERANCE]
-    if not spread >= SMALLEST_SPREAD:
-        found.append(
-            f"the network's answers to different images differ by {spread:.1e} only, so that agreement says nothing; "
-            "has it been trained?"
-        )
+def consume(program, artifact, questions):
+    """Runs a consumer; returns its (answers, description).
+
+    Raises:
+        Skipped, ConsumerError
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        answers = pathlib.Path(folder, "answers.npz")
+        command = [sys.executable, pathlib.Path(__file__).parent / program, artifact, questions, answers]
+        try:
+            result = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT)
+        except subprocess.TimeoutExpired as error:
+            raise ConsumerError(f"no answer in {TIMEOUT} seconds") from error
+        last = (result.stdout.splitlines() or [""])[-1]
+        if result.returncode == SKIPPED:
+            raise Skipped(last)
+        if result.returncode < 0:
+            name = signal.Signals(-result.returncode).name
+            raise ConsumerError(f"crashed with {name}. {result.stderr[-500:]}")
+        if result.returncode:
+            raise ConsumerError(result.stderr.strip()[-1500:])
+        with np.load(answers, allow_pickle=False) as file:
+            return dict(file), json.loads(last)
+
+
+def check_file(path, answers, reference):
+    """({name: difference}, {name: numbers}, sentences) of a single file's answers."""
+    kind = "float32" if path.suffix == ".onnx" else path.stem.removeprefix("model_")
+    ours, expected = answers["probabilities"], reference["probabilities"]
+    if kind == "float32":
+        value = answer_rules.difference(ours, expected, answer_rules.unit(expected))
+        return {path.name: value}, {}, [] if value <= TOLERANCE else [f"differs by {value:.1e}"]
+    if kind not in answer_rules.REDUCED:
+        return {}, {}, [f"expected model_KIND.tflite, KIND one of float32, {', '.join(answer_rules.REDUCED)}"]
+    numbers, sentences = answer_rules.check_reduced(kind, ours, expected)
+    return {}, {path.name: numbers}, sentences
+
+
+def tasks(version):
+    """Everything to check: {name: (program, artifact, groups or None for a single file)}."""
+    found = {name: (program, version, groups) for name, (program, groups) in CONSUMERS.items()}
+    for pattern, program in FILE_CONSUMERS.items():
+        found |= {path.name: (program, path, None) for path in sorted(version.glob(pattern))}
     return found
 
 
-def check_savedmodel(path, reference):
-    """The largest difference of each signature from the reference; infinite where labels are wrong."""
-    import tensorflow as tf
-
-    signatures = tf.saved_model.load(str(path)).signatures
-    answer = signatures["serving_default"](images=tf.constant(reference["images"]))
-    differences = {"serving_default": difference(answer["probabilities"].numpy(), reference["probabilities"])}
-    answer = signatures["serve_bytes"](image_bytes=tf.constant(reference["files"].tolist()))
-    expected = np.take_along_axis(reference["file_probabilities"], answer["classes"].numpy(), axis=1)
-    best = -np.sort(-reference["file_probabilities"], axis=1)[:, : expected.shape[1]]
-    scores = answer["scores"].numpy()
-    # The scores belong to the classes named, they are the best ones in order, and the labels are those classes'.
-    differences["serve_bytes"] = max(difference(scores, expected), difference(scores, best))
-    if (
-        np.char.decode(answer["labels"].numpy().astype(bytes), "utf-8") != reference["labels"][answer["classes"]]
-    ).any():
-        differences["serve_bytes"] = float("inf")
-    return differences
-
-
-def check_tflite(path, reference):
-    """The largest difference of the TFLite file's probabilities from the reference."""
-    from ai_edge_litert.interpreter import Interpreter
-
-    run = Interpreter(str(path)).get_signature_runner("serving_default")
-    outputs = [run(images=image[None].astype("float32"))["probabilities"] for image in reference["images"]]
-    return difference(np.concatenate(outputs), reference["probabilities"])
+def verify(version, questions):
+    """(the JSON object, a list of sentences about everything that is wrong)."""
+    with np.load(questions, allow_pickle=False) as file:
+        reference = dict(file)
+    spread = answer_rules.spread(reference["probabilities"])
+    report = {"tolerance": TOLERANCE, "largest_difference": {}, "spread": spread}
+    report |= {"reduced_precision": {}, "consumers": {}, "skipped": {}}
+    found = []
+    if not spread >= SMALLEST_SPREAD:
+        found.append(
+            f"The network's answers to different images differ by {spread:.1e} only, so that agreement says nothing; "
+            "has it been trained?"
+        )
+    jobs = tasks(version)
+    with concurrent.futures.ThreadPoolExecutor(min(4, os.cpu_count())) as pool:
+        running = {name: pool.submit(consume, program, path, questions) for name, (program, path, _) in jobs.items()}
+    for name, (_, path, groups) in jobs.items():
+        try:
+            answers, report["consumers"][name] = running[name].result()
+        except Skipped as reason:
+            report["skipped"][name] = str(reason)
+            continue
+        except ConsumerError as error:
+            found.append(f"{name}: {error}")
+            continue
+        if groups is None:
+            differences, numbers, sentences = check_file(path, answers, reference)
+            report["reduced_precision"] |= numbers
+        else:
+            groups += tuple(f"grpc:{group}" for group in INPUT if any(key.startswith("grpc:") for key in answers))
+            differences, sentences = answer_rules.check_calls(answers, reference, groups)
+            differences = {f"{name}/{group}": value for group, value in differences.items()}
+        report["largest_difference"] |= differences
+        found += [f"{name}: {sentence}" for sentence in sentences]
+        parts = report["consumers"][name].pop("skipped", {})
+        report["skipped"] |= {f"{name}/{part}": reason for part, reason in parts.items()}
+    return report, found
 
 
 def main(argv=None):
-    version, reference = sys.argv[1:] if argv is None else argv
-    forbid_keras()
-    version = pathlib.Path(version)
-    reference = np.load(reference, allow_pickle=False)
-    differences = check_savedmodel(version, reference)
-    for path in sorted((version / "tflite").glob("*.tflite")):
-        differences[path.name] = check_tflite(path, reference)
-    spread = float(np.ptp(reference["probabilities"], axis=0).max() / reference["probabilities"].max())
-    print(json.dumps({"tolerance": TOLERANCE, "largest_difference": differences, "spread": spread}))
-    for failure in (found := failures(differences, spread)):
-        print(failure, file=sys.stderr)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("version", type=pathlib.Path, help="folder with saved_model.pb")
+    parser.add_argument("reference", type=pathlib.Path, help="REFERENCE.npz")
+    arguments = parser.parse_args(argv)
+    for path in (arguments.version / "saved_model.pb", arguments.reference):
+        if not path.is_file():
+            parser.error(f"there is no {path}")
+    report, found = verify(arguments.version, arguments.reference)
+    print(json.dumps(report))
+    for sentence in found:
+        print(sentence, file=sys.stderr)
     return 1 if found else 0
 
 
