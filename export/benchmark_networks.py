@@ -16,6 +16,7 @@ import numpy as np
 TF_KINDS = ("keras", "savedmodel")
 TFLITE_KINDS = ("float32", "float16", "dynamic", "int8", "int8_float_gate", "int16x8")  # as in tflite.convert
 KINDS = (*TF_KINDS, *TFLITE_KINDS)
+SOURCES = ("attention_forms", "deploy", "float_gates", "savedmodel", "tflite")  # that decide what is in an artifact
 CALIBRATION = 8  # images, for batch norm's statistics and for the ranges of int8 files
 
 
@@ -59,26 +60,28 @@ def make_network(name, attention, size):
 
 
 def deployed(network, kind):
-    """The network as export_model.py would ship it in a file of this kind."""
+    """The network as export_model.py ships it in a file of this kind."""
     import deploy
+    import tflite
 
-    return deploy.float32_copy(network)
+    copy, _ = deploy.deploy_copy(network, "tensorflow" if kind == "savedmodel" else tflite.KINDS[kind].form)
+    return copy
 
 
 def write_artifact(network, kind, size, path):
     """Writes a SavedModel folder or a TFLite file of a Keras network to `path`."""
     import savedmodel
     import tflite
+    from na_keras.layers import NormalizationAttention
 
     labels = [str(index) for index in range(network.output_shape[-1])]
     classifier = savedmodel.Classifier(deployed(network, kind), labels, size, size)
     if kind == "savedmodel":
         return savedmodel.write_savedmodel(classifier, path)
+    if kind == "int8_float_gate" and not any(isinstance(layer, NormalizationAttention) for layer in network.layers):
+        kind = "int8"  # what such a network ships as, and what NA's file is compared with
     images = synthetic_images(CALIBRATION, size)
-    options = {}
-    if kind != "float32":
-        options = {"kind": kind, "representative": lambda: ([image[None]] for image in images)}
-    path.write_bytes(tflite.convert(classifier, **options))
+    path.write_bytes(tflite.convert(classifier, kind, lambda: ([image[None]] for image in images)))
 
 
 def fingerprint():
@@ -86,7 +89,7 @@ def fingerprint():
     import na_keras
 
     library, programs = pathlib.Path(na_keras.__file__).parent, pathlib.Path(__file__).parent
-    files = [*library.rglob("*.py"), *(programs / f"{name}.py" for name in ("deploy", "savedmodel", "tflite"))]
+    files = [*library.rglob("*.py"), *(programs / f"{name}.py" for name in SOURCES)]
     digest = hashlib.sha256(pathlib.Path(__file__).read_bytes())
     for path in sorted(files):
         digest.update(path.read_bytes())

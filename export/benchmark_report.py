@@ -18,6 +18,8 @@ TARGETS = {
     ("mobilenetv2", "float32", 1): 1.08,
     ("resnet50", "int8", 1): 1.12,
     ("mobilenetv2", "int8", 1): 1.20,
+    ("resnet50", "int8_float_gate", 1): 1.12,
+    ("mobilenetv2", "int8_float_gate", 1): 1.20,
 }
 SE_MARGIN = 0.03  # how far above the network with SE, in every float row
 FLOAT_KINDS = ("keras", "savedmodel", "float32", "float16")

@@ -1,34 +1,21 @@
 """The network as it ships: the same function of the image, with less work in it.
 
-    float32             whatever the training policy was: a mixed-precision graph does not convert to TFLite's builtin
-                        operations, and on a CPU it is slower, not faster
-    batch norm          folded into the convolution before it
-    NA in float         the layer's arithmetic, epsilon included, in operations that are fast on CPUs
-    NA integer-safe     for full int8: no softmax, whose int8 form has steps of 1/256, which is more than the weight of
-                        any position of a 56 x 56 map; no division, which fails where its quantized divisor is 0. The
-                        weights are left without their common denominator s = mean of e, because eq. 7 is blind to a
-                        positive factor of the context. Only epsilon would notice: beside s * std, 1e-5 * s becomes 1e-5.
-
-Where a 1x1 convolution x = W h + b to more channels comes right before NA (ResNet's bottlenecks), both forms take the
-context from the narrow h. With weights a_i over the positions that sum to 1,
-
-    mean over channels of x_i   =   (mean over outputs of W) . h_i + mean(b)
-    sum_i a_i x_i               =   W (sum_i a_i h_i) + b
-
-Nothing here is registered with Keras: a deploy copy is exported, never saved as a .keras file.
+float32       whatever the training policy was: a mixed-precision graph does not convert to TFLite's builtin
+              operations, and on a CPU it is slower, not faster
+batch norm    folded into the convolution before it
+NA            in the form that suits what runs it, and in ResNets computed from the narrow tensor before a block's
+              last convolution; see attention_forms.py
 """
 
 import keras
 import numpy as np
-from keras import layers, ops
+from keras import layers
 
+from attention_forms import FORMS, IntegerSafeAttention, has_form
 from na_keras import NormalizationAttention, graph
-from na_keras.layers.normalization_attention import embed, normalized_gate
 
 HALF_PRECISION = ("float16", "bfloat16", "mixed_float16", "mixed_bfloat16")
 CONVOLUTIONS = (layers.Conv2D, layers.DepthwiseConv2D)  # that batch norm is folded into; not their subclasses
-SIMILARITIES = ("channel_mean", None)  # of NA with a deploy form; the others stay library layers in float files
-SMALLEST_VARIANCE = 1e-10  # what takes epsilon's place in the integer-safe form: (1e-5) ** 2
 
 
 def with_float32(config):
@@ -50,121 +37,6 @@ def float32_copy(model):
     copy = type(model).from_config(with_float32(model.get_config()))
     copy.set_weights(model.get_weights())
     return copy
-
-
-def convolve(x, kernel):
-    """1x1 convolution of x (b, h, w, c) with a kernel (c, filters)."""
-    return ops.conv(x, kernel[None, None], padding="valid", data_format="channels_last")
-
-
-def flat(x):
-    """(b, h, w, c) -> (b, h * w, c). The batch size may be unknown, and height and width with it."""
-    batch, height, width, channels = x.shape
-    if height is None or width is None:
-        return ops.reshape(x, (ops.shape(x)[0], -1, channels))
-    return ops.reshape(x, (-1, height * width, channels))
-
-
-def like(positions, x):
-    """(b, h * w, 1) -> (b, h, w, 1), the height and width of x."""
-    return ops.reshape(positions, (-1, *ops.shape(x)[1:3], 1))
-
-
-class DeployAttention(layers.Layer):
-    """NA in float, with the convolution before it or without. (b, h, w, c) -> (b, h, w, filters).
-
-    Args:
-        source: the built NormalizationAttention.
-        convolution: None, or (kernel (c, filters), bias (filters,)) of the 1x1 convolution that is part of this layer.
-    """
-
-    def __init__(self, source, convolution=None):
-        super().__init__(name=source.name)
-        self.similarity, self.unbiased = source.similarity, source.unbiased
-        self.epsilon, self.epsilon_inside_sqrt = source.epsilon, source.epsilon_inside_sqrt
-        self.gamma, self.beta = self._constant("gamma", source.gamma), self._constant("beta", source.beta)
-        self.embedding = source.embedding and [
-            [[self._constant("embedding", array) for array in pair] for pair in role] for role in source.embedding
-        ]
-        self.kernel = None
-        if convolution is not None:
-            kernel, bias = convolution
-            self.kernel, self.bias = self._constant("kernel", kernel), self._constant("bias", bias)
-            self.mean_kernel = self._constant("mean_kernel", kernel.mean(-1, keepdims=True, dtype="float64"))
-            self.mean_bias = self._constant("mean_bias", bias.mean(dtype="float64"))
-
-    def _constant(self, name, value):
-        value = np.asarray(value, "float32")
-        return self.add_weight(
-            value.shape, lambda shape, dtype=None: ops.convert_to_tensor(value), name=name, trainable=False
-        )
-
-    def compared(self, h):
-        """The channel mean of each position (b, h * w, 1) and of the image (b, 1, 1), or embeddings of them."""
-        if self.kernel is None:
-            # As a convolution, which TFLite's delegate computes faster than a mean over the last axis.
-            mean = convolve(h, np.full((h.shape[3], 1), 1 / h.shape[3], "float32"))
-        else:
-            mean = convolve(h, self.mean_kernel) + self.mean_bias
-        key = query = mean
-        if self.embedding is not None:
-            key, query = (embed(mean, role) for role in self.embedding)
-        # Flat, because a mean over two axes of a one-channel map takes eight times as long as over one axis.
-        return flat(key), ops.mean(flat(query), axis=1, keepdims=True)
-
-    def context(self, h):
-        """Equation 6: (b, 1, 1, filters)."""
-        if self.similarity is None:
-            pooled = ops.mean(h, axis=(1, 2), keepdims=True)
-        else:
-            key, query = self.compared(h)
-            scores = -ops.abs(key - query)
-            # Not ops.softmax: TensorFlow's takes .02 of the whole network's time on these maps.
-            weights = ops.exp(scores - ops.max(scores, axis=1, keepdims=True))
-            if self.kernel is None:
-                pooled = ops.sum(h * like(weights, h), axis=(1, 2), keepdims=True)
-            else:
-                pooled = ops.matmul(ops.transpose(weights, (0, 2, 1)), flat(h))[:, None]
-            pooled = pooled / ops.sum(weights, axis=1, keepdims=True)[:, None]
-        return pooled if self.kernel is None else convolve(pooled, self.kernel) + self.bias
-
-    def gate(self, h):
-        """The factors of the channels: (b, 1, 1, filters), in (0, 1)."""
-        context = self.context(h)
-        return normalized_gate(context, self.gamma, self.beta, 3, self.unbiased, self.epsilon, self.epsilon_inside_sqrt)
-
-    def call(self, h):
-        """The convolution's output, or h, times the gate."""
-        x = h if self.kernel is None else convolve(h, self.kernel) + self.bias
-        return x * self.gate(h)
-
-
-class IntegerSafeAttention(DeployAttention):
-    """The same without softmax and division, for full int8; see the head of the file."""
-
-    def gate(self, h):
-        """The factors of the channels: (b, 1, w, filters); repeated along the width, for then the product with x runs
-        over rows of w * filters numbers instead of filters (int8, 112 x 112 x 16: 72 us instead of 122).
-        """
-        if self.similarity is None:
-            total, context = 1.0, ops.mean(h, axis=(1, 2), keepdims=True)
-        else:
-            key, query = self.compared(h)
-            scores = ops.minimum(key - query, query - key)  # TFLite has no int8 form of the negative
-            weights = like(ops.exp(scores), h)
-            total = ops.mean(weights, axis=(1, 2), keepdims=True)
-            context = ops.mean(h * weights, axis=(1, 2), keepdims=True)
-        if self.kernel is not None:
-            context = convolve(context, self.kernel) + total * self.bias
-        channels = context.shape[3]
-        deviation = context - ops.mean(context, axis=3, keepdims=True)
-        # Not ops.square: the converter would make it SQUARED_DIFFERENCE, which has no 16-bit form.
-        variance = ops.mean(deviation * deviation, axis=3, keepdims=True)
-        if self.unbiased:
-            variance = variance * (channels / (channels - 1))
-        epsilon = self.epsilon * ops.square(total) if self.epsilon_inside_sqrt else SMALLEST_VARIANCE
-        beta = ops.broadcast_to(self.beta, (1, 1, h.shape[2] or 1, channels))
-        return ops.sigmoid(deviation * (ops.rsqrt(variance + epsilon) * self.gamma) + beta)
 
 
 def folded(convolution, norm):
@@ -252,31 +124,26 @@ class Plan:
             )
 
 
-def has_form(attention):
-    """Whether a NA layer has a deploy form."""
-    return attention.similarity in SIMILARITIES and attention.data_format == "channels_last"
-
-
-def deploy_copy(model, integer_safe=False):
+def deploy_copy(model, form="tensorflow"):
     """The network in deploy form.
 
     Args:
         model: functional Keras model, or a Sequential with a known input shape. It is left as it is.
-        integer_safe: False: NA's arithmetic as trained, for float files. True: the form for full int8.
+        form: of NA, a key of FORMS: "tensorflow" for SavedModels, "tflite" for float TFLite files, "integer_safe" for
+            quantized ones.
 
     Returns:
-        (keras.Model with the same inputs and outputs, {"batch_norm_folded": n, "attention": n, "attention_projected": n}).
-        Models inside the model are flattened into it.
+        (keras.Model with the same inputs and outputs, dictionary of counts: "batch_norm_folded", "attention", and of
+        these "attention_projected"). Models inside the model are flattened into it.
 
     Raises:
-        ValueError: the model has no graph to rewrite; `integer_safe` and a NA layer without such a form.
+        ValueError: the model has no graph to rewrite; or a NA layer has no integer-safe form.
     """
     source = graph.checked_functional(float32_copy(model), "deploy_copy")
-    form = IntegerSafeAttention if integer_safe else DeployAttention
     plans, copies = [], {}
 
     def rewrite(functional, inputs):
-        plan = Plan(functional, form)
+        plan = Plan(functional, FORMS[form])
         plans.append(plan)
 
         def call(operation, *args, **kwargs):

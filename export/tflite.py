@@ -9,7 +9,7 @@
     int16x8           int8      int16         float32            truer than int8; runs on reference kernels, slowly
 
 The plain form of NA converts to int8 too, and then fails at run time, depending on the image, or loses the attention
-without a word: deploy.py says why. Hence the integer-safe form in the last three.
+without a word: attention_forms.py says why. Hence the integer-safe form in the last three.
 """
 
 import pathlib
@@ -33,7 +33,7 @@ class Kind(NamedTuple):
         operations: the set that the file is limited to.
         optimize: whether weights are made smaller.
         weights: their type, where that is not the converter's choice.
-        quantized: whether activations are integers: then representative images are needed, and NA in integer-safe form.
+        quantized: whether activations are integers: then representative images are needed.
         pixels: type of input and output, where that is not float32.
     """
 
@@ -42,6 +42,11 @@ class Kind(NamedTuple):
     weights: tf.DType | None = None
     quantized: bool = False
     pixels: tf.DType | None = None
+
+    @property
+    def form(self):
+        """Of NA in the network to convert, see attention_forms.FORMS."""
+        return "integer_safe" if self.quantized else "tflite"
 
 
 INT8 = Kind(INT8_OPERATIONS, quantized=True, pixels=tf.uint8)
@@ -59,7 +64,7 @@ def convert(classifier, kind="float32", representative=None):
     """The network as a TFLite flatbuffer (bytes): `images` (1, size, size, 3) -> `probabilities` (1, classes).
 
     Args:
-        classifier: savedmodel.Classifier; for a quantized kind, of a network in integer-safe form.
+        classifier: savedmodel.Classifier of a deploy copy in the form that the kind asks for (Kind.form).
         kind: a key of KINDS.
         representative: for quantized kinds, a function without arguments that yields [images], float32
             (1, size, size, 3) in 0..255, as the network will see them; their ranges become the integers' scales.

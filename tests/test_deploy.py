@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
+import attention_forms
 import deploy
 from na_keras import MobileNetV2, NormalizationAttention, ResNet50
 
@@ -42,20 +43,20 @@ def assert_equal(copy, model, images, tolerance):
     np.testing.assert_allclose(copy(images, training=False), expected, rtol=0, atol=tolerance * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("integer_safe", [False, True])
+@pytest.mark.parametrize("form", attention_forms.FORMS)
 @pytest.mark.parametrize(
     "build, folded, attention, projected",
     [(ResNet50, 53, 16, 16), (MobileNetV2, 52, 17, 0)],
     ids=["resnet", "mobilenet"],
 )
-def test_the_networks_in_deploy_form_give_the_same_logits(build, folded, attention, projected, integer_safe):
+def test_the_networks_in_deploy_form_give_the_same_logits(build, folded, attention, projected, form):
     images = photographs(4, 224)
     model = build(classes=10, classifier_activation=None, attention="na")
     make_every_weight_matter(model, images)
-    copy, counts = deploy.deploy_copy(model, integer_safe)
+    copy, counts = deploy.deploy_copy(model, form)
     assert counts == {"batch_norm_folded": folded, "attention": attention, "attention_projected": projected}
     assert not any(isinstance(layer, layers.BatchNormalization | NormalizationAttention) for layer in copy.layers)
-    assert_equal(copy, model, images, INTEGER_SAFE_TOLERANCE if integer_safe else FLOAT_TOLERANCE)
+    assert_equal(copy, model, images, INTEGER_SAFE_TOLERANCE if form == "integer_safe" else FLOAT_TOLERANCE)
 
 
 def block(filters, name, **settings):
@@ -96,11 +97,12 @@ OPTIONS = [
 def test_every_option_of_na_that_has_a_form(settings):
     images = photographs(8, 24)
     model = make_every_weight_matter(classifier(block(32, "a", **settings)), images)
-    copy, counts = deploy.deploy_copy(model)
-    assert counts == {"batch_norm_folded": 2, "attention": 2, "attention_projected": 1}
-    assert_equal(copy, model, images, 1e-5)  # four layers
+    for form in ("tensorflow", "tflite"):
+        copy, counts = deploy.deploy_copy(model, form)
+        assert counts == {"batch_norm_folded": 2, "attention": 2, "attention_projected": 1}
+        assert_equal(copy, model, images, 1e-5)  # four layers
     if settings.get("epsilon") is None or settings.get("epsilon_inside_sqrt"):  # else epsilon is not small, and moves
-        copy, _ = deploy.deploy_copy(model, integer_safe=True)
+        copy, _ = deploy.deploy_copy(model, "integer_safe")
         assert_equal(copy, model, images, INTEGER_SAFE_TOLERANCE)
 
 
@@ -112,19 +114,20 @@ def test_other_similarities_stay_as_they_are_in_float_and_are_refused_for_intege
     assert counts == {"batch_norm_folded": 2, "attention": 0, "attention_projected": 0}
     assert_equal(copy, model, images, 1e-5)
     with pytest.raises(ValueError, match=f"Received: a_1_attention with similarity='{similarity}'"):
-        deploy.deploy_copy(model, integer_safe=True)
+        deploy.deploy_copy(model, "integer_safe")
 
 
 @pytest.mark.parametrize("shape", [(112, 112, 16), (14, 14, 96), (7, 7, 320), (1, 1, 32)], ids=str)
-def test_gates_of_both_forms_follow_the_layers(shape):
+def test_gates_of_all_forms_follow_the_layers(shape):
     layer = NormalizationAttention()
     layer.build((None, *shape))
     layer.gamma.assign([1.0])
     rng = np.random.default_rng(0)
     x = tf.constant(rng.normal(0, 1, (4, *shape)) * rng.lognormal(0, 0.7, (4, 1, 1, 1)), tf.float32)
     expected = layer.gate(x).numpy()
-    np.testing.assert_allclose(deploy.DeployAttention(layer).gate(x), expected, rtol=0, atol=1e-5)
-    integer_safe = deploy.IntegerSafeAttention(layer).gate(x).numpy()[:, :, :1]
+    for form in (attention_forms.DeployAttention, attention_forms.LiteAttention):
+        np.testing.assert_allclose(form(layer).gate(x), expected, rtol=0, atol=1e-5)
+    integer_safe = attention_forms.IntegerSafeAttention(layer).gate(x).numpy()[:, :, :1]
     assert np.corrcoef(integer_safe.ravel(), expected.ravel())[0, 1] > 0.9999
 
 
@@ -134,8 +137,9 @@ def test_positions_that_are_all_far_from_the_mean_do_not_underflow():
     layer.gamma.assign([1.0])
     x = tf.constant(np.where(np.indices((1, 8, 8, 4)).sum(0) % 2, 500.0, -500.0) * [1, 2, 3, 4], tf.float32)
     x = x + tf.constant(np.where(np.arange(8) < 4, 900.0, -900.0)[:, None, None], tf.float32)
-    np.testing.assert_allclose(deploy.DeployAttention(layer)(x), layer(x), rtol=1e-5)
-    assert np.isfinite(deploy.IntegerSafeAttention(layer)(x)).all()
+    for form in (attention_forms.DeployAttention, attention_forms.LiteAttention):
+        np.testing.assert_allclose(form(layer)(x), layer(x), rtol=1e-5)
+    assert np.isfinite(attention_forms.IntegerSafeAttention(layer)(x)).all()
 
 
 CONVOLUTION_AND_NORM = {

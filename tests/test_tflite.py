@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
+import attention_forms
 import deploy
 import float_gates
 import sample_images
@@ -61,7 +62,7 @@ def files(trained, sample):
     """{kind: flatbuffer} of the trained network."""
     made = {}
     for kind, settings in tflite.KINDS.items():
-        copy, _ = deploy.deploy_copy(trained, settings.quantized)
+        copy, _ = deploy.deploy_copy(trained, settings.form)
         made[kind] = tflite.convert(savedmodel.Classifier(copy, LABELS, RESIZE, SIZE), kind, sample)
     return made
 
@@ -200,7 +201,7 @@ def feature_maps(shape, count, seed):
 @pytest.mark.parametrize("kind", ["int8", "int8_float_gate"])
 @pytest.mark.parametrize("shape", MAPS, ids=str)
 def test_int8_gates_follow_the_float_ones(shape, kind):
-    model, attention = gate_model(shape, deploy.IntegerSafeAttention)
+    model, attention = gate_model(shape, attention_forms.IntegerSafeAttention)
     sample = lambda: ([x[None]] for x in feature_maps(shape, 16, seed=0))  # noqa: E731
     flatbuffer = tflite.convert(OneLayer(model), kind, sample)
     x = feature_maps(shape, 8, seed=1)

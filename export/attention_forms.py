@@ -1,0 +1,182 @@
+"""NA as it is exported: the same function of the feature map, in the operations that suit what runs it.
+
+    tensorflow     the layer's arithmetic, epsilon included, in the operations that are fastest in TensorFlow on CPUs
+    tflite         the same in the operations that are fastest in LiteRT on CPUs
+    integer_safe   for full int8: no softmax, whose int8 form has steps of 1/256, more than the weight of any position
+                   of a 56 x 56 map; no division, which fails where its quantized divisor is 0
+
+The integer-safe form leaves the weights without their common denominator: with s = mean of exp, the context is s times
+as large, and eq. 7 is blind to a positive factor of the context. Only epsilon notices: what was 1e-5 beside the
+deviation becomes sqrt(1e-10) beside s times it.
+
+Where a 1x1 convolution x = W h + b to more channels comes right before NA (ResNet's bottlenecks), all forms take the
+context from the narrow h. With weights a_i over the positions that sum to 1,
+
+    mean over channels of x_i   =   (mean over outputs of W) . h_i + mean(b)
+    sum_i a_i x_i               =   W (sum_i a_i h_i) + b
+
+Nothing here is registered with Keras: a deploy copy is exported, never saved as a .keras file.
+"""
+
+import numpy as np
+from keras import layers, ops
+
+from na_keras.layers.normalization_attention import embed
+
+SMALLEST_VARIANCE = 1e-10  # what takes epsilon's place in the integer-safe form: (1e-5) ** 2
+
+
+def convolve(x, kernel):
+    """1x1 convolution of x (b, h, w, c) with a kernel (c, filters)."""
+    return ops.conv(x, kernel[None, None], padding="valid", data_format="channels_last")
+
+
+def flat(x):
+    """(b, h, w, c) -> (b, h * w, c). The batch size may be unknown, and height and width with it."""
+    batch, height, width, channels = x.shape
+    if height is None or width is None:
+        return ops.reshape(x, (ops.shape(x)[0], -1, channels))
+    return ops.reshape(x, (-1, height * width, channels))
+
+
+def like(positions, x):
+    """(b, h * w, 1) -> (b, h, w, 1), the height and width of x."""
+    return ops.reshape(positions, (-1, *ops.shape(x)[1:3], 1))
+
+
+class DeployAttention(layers.Layer):
+    """NA for TensorFlow, with the convolution before it or without. (b, h, w, c) -> (b, h, w, filters).
+
+    Args:
+        source: the built NormalizationAttention.
+        convolution: None, or (kernel (c, filters), bias (filters,)) of the 1x1 convolution that is part of this layer.
+    """
+
+    def __init__(self, source, convolution=None):
+        super().__init__(name=source.name)
+        self.similarity, self.epsilon_inside_sqrt = source.similarity, source.epsilon_inside_sqrt
+        self.unbiased, self.epsilon = source.unbiased, source.epsilon
+        # Two numbers and one-channel kernels become constants of the graph: reading variables takes time too.
+        self.gamma, self.beta = (float(np.asarray(weight)[0]) for weight in (source.gamma, source.beta))
+        self.embedding = source.embedding and [
+            [[np.asarray(weight) for weight in pair] for pair in role] for role in source.embedding
+        ]
+        self.kernel = None
+        if convolution is not None:
+            kernel, bias = convolution
+            self.kernel, self.bias = self._weight("kernel", kernel), self._weight("bias", bias)
+            self.mean_kernel = kernel.mean(-1, keepdims=True, dtype="float64").astype("float32")
+            self.mean_bias = np.float32(bias.mean(dtype="float64"))
+
+    def _weight(self, name, value):
+        initial = lambda shape, dtype=None: ops.convert_to_tensor(value, dtype)  # noqa: E731
+        return self.add_weight(value.shape, initial, name=name, trainable=False)
+
+    def channel_mean(self, h):
+        """Of the convolution's output, or of h: (b, h, w, 1)."""
+        if self.kernel is not None:
+            return convolve(h, self.mean_kernel) + self.mean_bias
+        return ops.mean(h, axis=3, keepdims=True)
+
+    def compared(self, h):
+        """The channel mean of each position (b, h * w, 1) and of the image (b, 1, 1), or embeddings of them."""
+        key = query = self.channel_mean(h)
+        if self.embedding is not None:
+            key, query = (embed(key, role) for role in self.embedding)
+        # Flat, because a mean over two axes of a one-channel map takes eight times as long as over one axis.
+        return flat(key), ops.mean(flat(query), axis=1, keepdims=True)
+
+    def weighted_sum(self, h, weights):
+        """Of h (b, h, w, c) over the positions, with weights (b, h * w, 1): (b, c)."""
+        return ops.squeeze(ops.matmul(ops.transpose(weights, (0, 2, 1)), flat(h)), 1)
+
+    def context(self, h):
+        """Equation 6: (b, filters)."""
+        if self.similarity is None:
+            context = ops.mean(h, axis=(1, 2))
+        else:
+            key, query = self.compared(h)
+            scores = -ops.abs(key - query)
+            # Not ops.softmax: TensorFlow's takes .02 of a ResNet50's time on these maps.
+            weights = ops.exp(scores - ops.max(scores, axis=1, keepdims=True))
+            context = self.weighted_sum(h, weights) / ops.sum(weights, axis=1)
+        return context if self.kernel is None else ops.matmul(context, self.kernel) + self.bias
+
+    def shares(self, channels):
+        """With f = the population's variance / that of eq. 7: (f, gamma * sqrt(f)).
+
+        gamma d / sqrt(variance / f + epsilon)     = gamma sqrt(f) d / sqrt(variance + f epsilon)
+        gamma d / (sqrt(variance / f) + epsilon)   = gamma sqrt(f) d / (sqrt(variance) + sqrt(f) epsilon)
+        """
+        share = (channels - 1) / channels if self.unbiased else 1.0
+        return share, self.gamma * share**0.5
+
+    def gate(self, h):
+        """Equations 7 to 9, the factors of the channels: (b, 1, 1, filters), in (0, 1)."""
+        context = self.context(h)
+        channels = context.shape[1]
+        share, gamma = self.shares(channels)
+        deviation = context - ops.mean(context, axis=1, keepdims=True)
+        variance = ops.mean(deviation * deviation, axis=1, keepdims=True)
+        if self.epsilon_inside_sqrt:
+            sigma = ops.sqrt(variance + share * self.epsilon)
+        else:
+            sigma = ops.sqrt(variance) + share**0.5 * self.epsilon
+        return ops.reshape(ops.sigmoid(deviation * (gamma / sigma) + self.beta), (-1, 1, 1, channels))
+
+    def call(self, h):
+        """The convolution's output, or h, times the gate."""
+        x = h if self.kernel is None else convolve(h, self.kernel) + self.bias
+        return x * self.gate(h)
+
+
+class LiteAttention(DeployAttention):
+    """The same in operations that LiteRT's CPU delegate computes faster."""
+
+    def channel_mean(self, h):
+        """As a convolution in any case."""
+        if self.kernel is not None:
+            return super().channel_mean(h)
+        return convolve(h, np.full((h.shape[3], 1), 1 / h.shape[3], "float32"))
+
+    def weighted_sum(self, h, weights):
+        """By a product on wide maps: packing them for the matrix product takes longer."""
+        if self.kernel is not None:
+            return super().weighted_sum(h, weights)
+        return ops.sum(h * like(weights, h), axis=(1, 2))
+
+
+class IntegerSafeAttention(LiteAttention):
+    """The same without softmax and division, for full int8; see the head of the file."""
+
+    def gate(self, h):
+        """The factors of the channels: (b, 1, w, filters); repeated along the width, for then the product with x runs
+        over rows of w * filters numbers instead of filters (int8, 112 x 112 x 16: 72 us instead of 122).
+        """
+        if self.similarity is None:
+            total, context = 1.0, ops.mean(h, axis=(1, 2), keepdims=True)
+        else:
+            key, query = self.compared(h)
+            scores = ops.minimum(key - query, query - key)  # TFLite has no int8 form of the negative
+            weights = like(ops.exp(scores), h)
+            total = ops.mean(weights, axis=(1, 2), keepdims=True)
+            context = ops.mean(h * weights, axis=(1, 2), keepdims=True)
+        if self.kernel is not None:
+            context = convolve(context, self.kernel) + total * self.bias
+        channels = context.shape[3]
+        share, gamma = self.shares(channels)
+        deviation = context - ops.mean(context, axis=3, keepdims=True)
+        # Not ops.square: the converter would make it SQUARED_DIFFERENCE, which has no 16-bit form.
+        variance = ops.mean(deviation * deviation, axis=3, keepdims=True)
+        epsilon = share * self.epsilon * ops.square(total) if self.epsilon_inside_sqrt else SMALLEST_VARIANCE
+        beta = np.full((1, 1, h.shape[2] or 1, channels), self.beta, "float32")
+        return ops.sigmoid(deviation * (ops.rsqrt(variance + epsilon) * gamma) + beta)
+
+
+SIMILARITIES = ("channel_mean", None)  # of the layers that have these forms
+FORMS = {"tensorflow": DeployAttention, "tflite": LiteAttention, "integer_safe": IntegerSafeAttention}
+
+
+def has_form(attention):
+    """Whether a NA layer has a deploy form."""
+    return attention.similarity in SIMILARITIES and attention.data_format == "channels_last"
