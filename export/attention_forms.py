@@ -178,5 +178,15 @@ FORMS = {"tensorflow": DeployAttention, "tflite": LiteAttention, "integer_safe":
 
 
 def has_form(attention):
-    """Whether a NA layer has a deploy form."""
+    """Whether a NA layer has these forms."""
     return attention.similarity in SIMILARITIES and attention.data_format == "channels_last"
+
+
+def check_integer_safe(attention):
+    """Raises ValueError unless a NA layer has an integer-safe form."""
+    if not has_form(attention):
+        raise ValueError(
+            "The integer-safe form exists for NormalizationAttention with similarity 'channel_mean' or None and "
+            f"channels_last. Received: {attention.name} with similarity={attention.similarity!r}, "
+            f"data_format={attention.data_format!r}. Leave the full-integer types out of the export."
+        )

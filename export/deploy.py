@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from attention_forms import FORMS, IntegerSafeAttention, has_form
+from attention_forms import FORMS, check_integer_safe, has_form
 from na_keras import NormalizationAttention, graph
 
 HALF_PRECISION = ("float16", "bfloat16", "mixed_float16", "mixed_bfloat16")
@@ -116,12 +116,8 @@ class Plan:
         if has_form(attention):
             self.replaced[id(attention)] = self.form(attention)
             self.counts["attention"] += 1
-        elif self.form is IntegerSafeAttention:
-            raise ValueError(
-                "The integer-safe form exists for NormalizationAttention with similarity 'channel_mean' or None and "
-                f"channels_last. Received: {attention.name} with similarity={attention.similarity!r}, "
-                f"data_format={attention.data_format!r}. Leave the full-integer types out of the export."
-            )
+        elif self.form is FORMS["integer_safe"]:
+            check_integer_safe(attention)
 
 
 def deploy_copy(model, form="tensorflow"):

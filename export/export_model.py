@@ -1,18 +1,24 @@
-"""Exports a trained network: a SavedModel for TF Serving and a TFLite file for devices, verified, as one version.
+"""Exports a trained network: a SavedModel for TF Serving and TFLite files for devices, verified, as one version.
 
-    python export/export_model.py --model runs/demo/model.keras --output exported/demo
+    python export/export_model.py --model runs/demo/model.keras --output exported/demo \\
+        --tflite float32 float16 dynamic int8 int8_float_gate
 
     exported/demo/               the base path to give to TF Serving
       1/                         the first version; the next export into the same folder writes 2/
         saved_model.pb, variables/    signatures in savedmodel.py
         assets.extra/            warm-up requests, which a server runs before it answers (warmup.py)
-        tflite/model_float32.tflite
+        tflite/model_KIND.tflite and, of quantized kinds, model_KIND.tensors.csv (tflite_folder.py)
+        onnx/model.onnx          with --onnx
         labels.txt               class names, one a line
         manifest.json            sources, versions, signatures, checks passed with their numbers, sha256 of every file
 
-A version is written under a name that no server takes for one, checked there in a process without Keras, and only then
-renamed. Existing versions and other people's files are never touched. An export that fails or is stopped publishes
-nothing; one that was killed leaves a folder incoming-*, which may be deleted when no export is running.
+The network ships in deploy form (deploy.py). The full-integer kinds need sample images: those of the run's dataset, or
+of --sample-images.
+
+A version is written under a name that no server takes for one, checked there by consumers that are not Keras
+(verify.py), and only then renamed. Existing versions and other people's files are never touched. An export that fails
+or is stopped publishes nothing; one that was killed leaves a folder incoming-*, which may be deleted when no export is
+running.
 """
 
 import argparse
@@ -26,6 +32,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ["KERAS_BACKEND"] = "tensorflow"
 
 import publish
+
+KINDS = ("float32", "float16", "dynamic", "int8", "int8_float_gate", "int16x8")  # as in tflite.py, which takes seconds
 
 
 def choose_sizes(model, recipe, resize):
@@ -53,6 +61,40 @@ def choose_labels(path, recorded, classes):
     return labels
 
 
+def choose_samples(arguments, recipe, resize, size):
+    """Representative images for the quantized kinds: of --sample-images, or of the run's dataset."""
+    import sample_images
+
+    if arguments.sample_images is not None:
+        examples = sample_images.from_folder(arguments.sample_images)
+    elif recipe is not None:
+        print(
+            f"The ranges of quantized files come from {arguments.sample_count} training images of {recipe['dataset']}"
+        )
+        examples = sample_images.from_dataset(recipe["dataset"], arguments.data_dir)
+    else:
+        raise ValueError(
+            "Quantized TFLite files need some hundred images like those that the network will see: give "
+            "--sample-images DIR (any image files), or export from a run directory, whose recipe names its dataset."
+        )
+    return sample_images.representative_images(examples, resize, size, arguments.sample_count)
+
+
+def check_kinds(kinds, quantized, model):
+    """Checks that the model has what the kinds of files need."""
+    import attention_forms
+    from na_keras import NormalizationAttention
+
+    attention = [layer for layer in model.layers if isinstance(layer, NormalizationAttention)]
+    if "int8_float_gate" in kinds and not attention:
+        raise ValueError(
+            "int8_float_gate keeps the gates of NormalizationAttention in float, and this network has none: leave it "
+            "out; int8 is the file you want."
+        )
+    for layer in attention if quantized else ():
+        attention_forms.check_integer_safe(layer)
+
+
 def make_plan(arguments):
     """(version_folder.Plan, the run's recipe or None): everything read and checked, nothing written yet.
 
@@ -60,7 +102,7 @@ def make_plan(arguments):
         ValueError, OSError: a flag, the model or a file beside it does not fit; the message says which.
     """
     import deploy
-    import savedmodel
+    import tflite
     import version_folder
     from na_keras.model_files import check_classifier, load_model, training_record
 
@@ -70,9 +112,41 @@ def make_plan(arguments):
     recipe, recorded = training_record(arguments.model)
     labels = choose_labels(arguments.labels, recorded, model.output_shape[-1])
     resize, size = choose_sizes(model, recipe, arguments.resize)
-    classifier = savedmodel.Classifier(model, labels, resize, size, arguments.top, arguments.image_dtype)
-    reference = version_folder.reference_data(model, labels, resize, size, arguments.image_dtype)
-    return version_folder.Plan(model, classifier, labels, reference, tuple(arguments.warmup_batches)), recipe
+    kinds = tuple(dict.fromkeys(arguments.tflite))
+    quantized = any(tflite.KINDS[kind].quantized for kind in kinds)
+    check_kinds(kinds, quantized, model)
+    samples = choose_samples(arguments, recipe, resize, size) if quantized else None
+    plan = version_folder.Plan(
+        model,
+        labels,
+        resize,
+        size,
+        arguments.top,
+        arguments.image_dtype,
+        version_folder.reference_data(model, labels, resize, size, arguments.image_dtype, samples),
+        tuple(arguments.warmup_batches),
+        kinds,
+        samples,
+        arguments.onnx,
+    )
+    return plan, recipe
+
+
+def print_checks(target, checks):
+    """What verification measured, for a person."""
+    tolerance = checks["tolerance"]
+    print(f"Exported to {target}. Largest difference from Keras, in units of the largest logit (at most {tolerance}):")
+    for name, value in checks["largest_difference"].items():
+        print(f"  {name:28} {value:.1e}")
+    if checks["reduced_precision"]:
+        print("Of reduced precision:")
+    for name, numbers in checks["reduced_precision"].items():
+        print(
+            f"  {name:28} probabilities differ by {numbers['largest_difference']:.1e}, correlate by "
+            f"{numbers['correlation']:.4f}; equal best class {numbers['top1_agreement']:.0%}"
+        )
+    for name, reason in checks["skipped"].items():
+        print(f"  not checked with {name}: {reason}")
 
 
 def parse_arguments(argv):
@@ -99,7 +173,21 @@ def parse_arguments(argv):
         help="batch sizes that a server runs once before it answers, for example the allowed_batch_sizes of its "
         "batching configuration (default: 1)",
     )
+    add(
+        "--tflite",
+        choices=KINDS,
+        nargs="+",
+        default=["float32"],
+        metavar="KIND",
+        help=f"kinds of TFLite files: {', '.join(KINDS)}; see tflite.py (default: float32)",
+    )
+    add("--sample-images", type=pathlib.Path, metavar="DIR", help="images for the ranges of quantized files")
+    add("--data-dir", type=pathlib.Path, help="where the run's dataset lies, instead of --sample-images")
+    add("--sample-count", type=int, default=200, help="how many of these images, at most (default: %(default)s)")
+    add("--onnx", action="store_true", help="write onnx/model.onnx too; needs the extra onnx")
     arguments = parser.parse_args(argv)
+    if arguments.sample_count < 1:
+        parser.error(f"--sample-count must be at least 1. Received: {arguments.sample_count}")
     if arguments.top < 1:
         parser.error(f"--top must be at least 1. Received: {arguments.top}")
     if not all(1 <= batch <= 1024 for batch in arguments.warmup_batches):
@@ -109,8 +197,10 @@ def parse_arguments(argv):
 
 def main(argv=None):
     arguments = parse_arguments(argv)
-    if importlib.util.find_spec("ai_edge_litert") is None:
-        sys.exit("export_model.py: ai-edge-litert is not installed. Run: pip install -e '.[export]'")
+    needed = {"ai_edge_litert": "export", **({"tf2onnx": "onnx", "onnxruntime": "onnx"} if arguments.onnx else {})}
+    for package, extra in needed.items():
+        if importlib.util.find_spec(package) is None:
+            sys.exit(f"export_model.py: {package} is not installed. Run: pip install -e '.[{extra}]'")
     output = arguments.output
     try:
         publish.check_base_folder(output)
@@ -129,14 +219,12 @@ def main(argv=None):
         with publish.incoming_version(output) as incoming:
             checks = version_folder.write_version(incoming, plan, arguments.model, recipe)
             target = publish.release(incoming)
-    except RuntimeError as error:
-        sys.exit(f"export_model.py: {error}")
+    except (RuntimeError, ValueError) as error:
+        sys.exit(f"export_model.py: nothing was published. {error}")
     except (OSError, tf.errors.OpError) as error:  # a full disk, in Python's words or TensorFlow's
         reason = str(error).splitlines()[0]
         sys.exit(f"export_model.py: nothing was published; writing below {output} failed: {reason}")
-    print(f"Exported to {target}. Largest difference of a probability from Keras (tolerance {checks['tolerance']}):")
-    for name, value in checks["largest_difference"].items():
-        print(f"  {name:24} {value:.1e}")
+    print_checks(target, checks)
 
 
 def stop(number, frame):

@@ -9,9 +9,10 @@ What is changed: starting at operations that only a gate has (SEEDS), all elemen
 connected with them through small tensors, those of one channel or of one row.
 """
 
-import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
+
+from tflite_metadata import AlignedBuilder
 
 SEEDS = ("EXP", "RSQRT")
 ELEMENTWISE = (*SEEDS, "ADD", "LOGISTIC", "MEAN", "MINIMUM", "MUL", "RESHAPE", "SUB")
@@ -148,6 +149,6 @@ def with_float_gates(flatbuffer):
             "No attention gate in this file: expected int8 operations of the integer-safe form of "
             f"NormalizationAttention ({', '.join(SEEDS)} on small tensors). The plain int8 file is what you want."
         )
-    builder = flatbuffers.Builder(0)
+    builder = AlignedBuilder(len(flatbuffer) + 4096)
     builder.Finish(rewriting.model.Pack(builder), b"TFL3")
     return bytes(builder.Output())

@@ -44,6 +44,11 @@ class Kind(NamedTuple):
     pixels: tf.DType | None = None
 
     @property
+    def has_metadata(self):
+        """Whether MediaPipe takes such a file, so that it carries metadata."""
+        return self.operations is not INT16_OPERATIONS
+
+    @property
     def form(self):
         """Of NA in the network to convert, see attention_forms.FORMS."""
         return "integer_safe" if self.quantized else "tflite"

@@ -1,21 +1,26 @@
 """Everything that one version of an exported model holds: the steps that write it, and what it is compared with."""
 
 import dataclasses
+import itertools
 import json
 import pathlib
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+import deploy
 import manifest
 import savedmodel
-import tflite
+import tflite_folder
 import warmup
 from na_keras import preprocessing
+
+SAMPLES = 16  # representative images that verification asks about
 
 
 @dataclasses.dataclass
@@ -24,21 +29,40 @@ class Plan:
 
     Args:
         model: the trained network as a float32 Keras model; what every artifact is compared with.
-        classifier: savedmodel.Classifier around the network that ships.
         labels: class names.
+        resize, size, top, image_dtype: see savedmodel.Classifier.
         reference: see `reference_data`.
         warmup_batches: batch sizes of the warm-up requests.
+        kinds: of TFLite files, keys of tflite.KINDS.
+        representative: images for the quantized kinds, see tflite.convert.
+        onnx: whether to write an ONNX file too.
     """
 
     model: keras.Model
-    classifier: savedmodel.Classifier
     labels: list
+    resize: int
+    size: int
+    top: int
+    image_dtype: str
     reference: dict
     warmup_batches: tuple = (1,)
+    kinds: tuple = ("float32",)
+    representative: Callable | None = None
+    onnx: bool = False
+
+    def classifier(self, form):
+        """(savedmodel.Classifier around the deploy copy in a form, the copy's counts); see deploy.deploy_copy."""
+        network, counts = deploy.deploy_copy(self.model, form)
+        classifier = savedmodel.Classifier(network, self.labels, self.resize, self.size, self.top, self.image_dtype)
+        return classifier, counts
 
 
-def reference_data(model, labels, resize, size, image_dtype="float32", count=4):
-    """Inputs and the Keras model's answers to them, for verify.py."""
+def reference_data(model, labels, resize, size, image_dtype="float32", representative=None, count=4):
+    """Inputs and the Keras model's answers to them, for verify.py.
+
+    The images are random ones, or the first of the representative ones: a quantized file answers only for such images
+    as its ranges were taken from.
+    """
     rng = np.random.default_rng(0)
     images, files = [], []
     for index in range(count):
@@ -51,6 +75,8 @@ def reference_data(model, labels, resize, size, image_dtype="float32", count=4):
         files.append(encode(picture).numpy())
         images.append(tf.image.resize(picture, (size, size)).numpy())
     crops = np.stack([preprocessing.evaluation_image(data, resize, size).numpy() for data in files])
+    if representative is not None:
+        images = [image[0] for (image,) in itertools.islice(representative(), SAMPLES)]
     images = np.stack(images).astype(image_dtype)
     return {
         "images": images,
@@ -78,7 +104,9 @@ def verify(version, reference):
 
 
 def write_savedmodel(folder, plan):
-    savedmodel.write_savedmodel(plan.classifier, folder)
+    classifier, counts = plan.classifier("tensorflow")
+    savedmodel.write_savedmodel(classifier, folder)
+    return {"deploy": counts}
 
 
 def write_warmup(folder, plan):
@@ -97,40 +125,56 @@ def write_warmup(folder, plan):
 
 
 def write_tflite(folder, plan):
-    (folder / "tflite").mkdir()
-    (folder / "tflite" / "model_float32.tflite").write_bytes(tflite.convert(plan.classifier))
+    return {"tflite": tflite_folder.write_files(folder / "tflite", plan)}
+
+
+def write_onnx(folder, plan):
+    if plan.onnx:
+        import onnx_export
+
+        print("  ONNX")
+        (folder / "onnx").mkdir()
+        onnx_export.write_onnx(plan.model, folder / "onnx" / "model.onnx")
 
 
 def write_labels(folder, plan):
     (folder / "labels.txt").write_text("".join(f"{label}\n" for label in plan.labels), "utf-8")
 
 
-# What is printed, and what is then written into the version's folder; in this order.
+# What is printed, and what is then written into the version's folder; in this order. A step may return entries for the
+# manifest.
 STEPS = (
     ("Writing the SavedModel", write_savedmodel),
     ("Adding warm-up requests", write_warmup),
-    ("Converting to TFLite", write_tflite),
+    ("Converting for devices", write_tflite),
+    ("Converting for other runtimes", write_onnx),
     ("Writing the class names", write_labels),
 )
 
 
 def write_version(folder, plan, source, recipe):
-    """Writes everything of one version into the empty folder `folder`, verified; returns the checks."""
+    """Writes everything of one version into the empty folder `folder`, verified; returns the checks.
+
+    Raises:
+        RuntimeError: the artifacts disagree with the Keras model, or do not run.
+        ValueError: the network does not convert.
+    """
+    entries = {}
     for message, step in STEPS:
         print(message, flush=True)
-        step(folder, plan)
+        entries |= step(folder, plan) or {}
     print("Running the warm-up requests", flush=True)
     warm = warmup.replay(folder)
-    print("Verifying in a process without Keras", flush=True)
+    print("Verifying with every consumer that is installed, each in a process of its own", flush=True)
     checks = verify(folder, plan.reference)
-    classifier = plan.classifier
     manifest.write_manifest(
         folder,
         model={"path": str(source), "sha256": manifest.sha256(source), "name": plan.model.name},
         recipe=recipe,
-        preprocessing={"resize": classifier.resize, "size": classifier.size, "pixels": "RGB 0..255"},
+        preprocessing={"resize": plan.resize, "size": plan.size, "pixels": "RGB 0..255"},
         classes=len(plan.labels),
         warmup=warm,
         checks=checks,
+        **entries,
     )
     return checks

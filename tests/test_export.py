@@ -4,8 +4,7 @@ import hashlib
 import json
 import pathlib
 import shutil
-import subprocess
-import sys
+import zipfile
 
 import keras
 import numpy as np
@@ -18,19 +17,18 @@ import savedmodel
 import verify
 import warmup
 import wire_format
-from na_keras import NAMobileNetV2, NormalizationAttention, preprocessing
-from programs import ROOT
+from na_keras import MobileNetV2, NAMobileNetV2, NormalizationAttention, preprocessing
 
 LABELS = ["zero", "one", "two", "three", "four", "five", "six"]
 
 
-def small_network(size, activation="softmax", include_top=True):
+def small_network(size, activation="softmax", include_top=True, similarity="channel_mean"):
     """Convolution, batch norm and NA twice, and a classifier: all kinds of layers that the networks have."""
     image = keras.Input((size, size, 3), name="images")
     x = keras.layers.Normalization(-1, (124, 116, 104), (3400, 3300, 3300), dtype="float32")(image)
     for filters in (8, 16):
         x = keras.layers.ReLU()(keras.layers.BatchNormalization()(keras.layers.Conv2D(filters, 3, 2)(x)))
-        x = NormalizationAttention()(x)
+        x = NormalizationAttention(similarity)(x)
     if include_top:
         x = keras.layers.GlobalAveragePooling2D()(x)
         x = keras.layers.Dense(len(LABELS), activation, dtype="float32", name="predictions")(x)
@@ -94,6 +92,7 @@ def test_a_version_holds_everything_and_its_manifest_is_true(exported, model_fil
     assert {"saved_model.pb", "labels.txt", "tflite/model_float32.tflite"} <= on_disk
     assert manifest["model"]["sha256"] == hashlib.sha256(model_file.read_bytes()).hexdigest()
     assert manifest["preprocessing"] == {"resize": 56, "size": 48, "pixels": "RGB 0..255"}
+    assert manifest["deploy"] == {"batch_norm_folded": 2, "attention": 2, "attention_projected": 0}
     fingerprint = tf.saved_model.experimental.read_fingerprint(str(version))
     assert manifest["fingerprint"]["checkpoint_hash"] == str(fingerprint.checkpoint_hash)
     images = {"images": {"dtype": "float32", "shape": [None, 48, 48, 3]}}
@@ -123,7 +122,8 @@ def test_variables_are_written_once_and_nothing_is_compiled(exported, model_file
     version = exported / "1"
     stored = tf.train.list_variables(str(version / "variables" / "variables"))
     count = sum(np.prod(shape, dtype=int) for name, shape in stored if "VARIABLE_VALUE" in name)
-    assert count == keras.saving.load_model(model_file).count_params()
+    network, _ = deploy.deploy_copy(keras.saving.load_model(model_file))
+    assert count == network.count_params()
     assert b"_XlaMustCompile" not in (version / "saved_model.pb").read_bytes()
 
 
@@ -229,6 +229,42 @@ def test_tflite_file_takes_one_raw_image_and_uses_builtins_only(exported, model_
     assert b"Flex" not in path.read_bytes()
 
 
+def test_every_kind_of_tflite_file_with_labels_and_a_report_of_its_tensors(model_file, tmp_path, capsys):
+    arguments = ["--model", model_file, "--output", tmp_path, "--sample-count", 40, "--tflite", *export_model.KINDS]
+    export_model.main([str(argument) for argument in arguments])
+    folder = tmp_path / "1" / "tflite"
+    manifest = json.loads((tmp_path / "1" / "manifest.json").read_text())
+    quantized = {"int8", "int8_float_gate", "int16x8"}
+    names = {f"model_{kind}.tflite" for kind in export_model.KINDS}
+    assert {path.name for path in folder.iterdir()} == names | {f"model_{kind}.tensors.csv" for kind in quantized}
+    for kind in export_model.KINDS:
+        path, described = folder / f"model_{kind}.tflite", manifest["tflite"][f"model_{kind}.tflite"]
+        assert described["bytes"] == path.stat().st_size
+        assert ("gates" in described) == (kind in quantized)
+        if kind != "int16x8":
+            assert zipfile.ZipFile(path).read("labels.txt").decode().split() == LABELS
+        if kind in quantized:
+            assert described["gates"]["count"] == 2 and described["gates"]["lowest"] > 0.99
+            assert "LOGISTIC" in (folder / f"model_{kind}.tensors.csv").read_text()
+    assert set(manifest["checks"]["reduced_precision"]) == names - {"model_float32.tflite"}
+    assert "training images of digits" in (printed := capsys.readouterr().out)
+    assert "model_int8.tflite" in printed and "not checked with server" in printed
+
+
+def test_kinds_of_files_that_cannot_be_written_are_refused_before_any_work(model_file, tmp_path):
+    out, alone = tmp_path / "out", tmp_path / "alone.keras"
+    alone.write_bytes(model_file.read_bytes())
+    assert "give --sample-images DIR" in refuse(alone, out, "--tflite", "int8")
+    assert "No images in" in refuse(model_file, out, "--tflite", "int8", "--sample-images", tmp_path)
+    (tmp_path / "cut.jpg").write_bytes(b"\xff\xd8\xff")
+    assert "cut.jpg does not decode" in refuse(model_file, out, "--tflite", "int8", "--sample-images", tmp_path)
+    plain = make_run(tmp_path / "plain", build=lambda size: MobileNetV2((size, size, 3), 0.35, classes=len(LABELS)))
+    assert "this network has none" in refuse(plain, out, "--tflite", "int8_float_gate")
+    literal = make_run(tmp_path / "literal", build=lambda size: small_network(size, similarity="l1"))
+    assert "Received: normalization_attention with similarity='l1'" in refuse(literal, out, "--tflite", "int8")
+    assert not out.exists()
+
+
 def test_the_next_export_is_the_next_version(exported, model_file):
     before = {path: path.read_bytes() for path in (exported / "1").rglob("*") if path.is_file()}
     (exported / "incoming-abc").mkdir()  # what a killed export leaves
@@ -272,37 +308,13 @@ def test_wrong_labels_are_not_published(model_file, tmp_path, monkeypatch):
 def test_an_export_that_fails_leaves_no_version(model_file, tmp_path, monkeypatch):
     import tflite
 
-    def out_of_space(classifier):
+    def out_of_space(*arguments):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(tflite, "convert", out_of_space)
     with pytest.raises(SystemExit, match="nothing was published; writing below .*out failed: .* No space left"):
         export_model.main(["--model", str(model_file), "--output", str(tmp_path / "out")])
     assert list((tmp_path / "out").iterdir()) == []
-
-
-def test_verification_runs_where_keras_cannot_be_imported():
-    program = (
-        "import verify; verify.forbid_keras()\n"
-        "import tensorflow as tf\n"
-        "try:\n    import keras\nexcept ImportError:\n    print('no keras', tf.constant(1).numpy())"
-    )
-    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT / "export", capture_output=True, text=True)
-    assert result.stdout.strip() == "no keras 1", result.stderr
-
-
-def test_verification_fails_on_large_differences_nan_and_networks_that_say_nothing():
-    assert verify.failures({"a": 1e-5, "b": verify.TOLERANCE}, spread=0.5) == []
-    for bad in (2e-4, float("nan"), float("inf")):
-        (failure,) = verify.failures({"a": 1e-5, "b": bad}, spread=0.5)
-        assert failure.startswith("b differs by")
-    for spread in (0.0, float("nan")):
-        (failure,) = verify.failures({"a": 0.0}, spread)
-        assert "agreement says nothing" in failure
-    # Relative: the probabilities of 1000 undecided classes are all about .001.
-    assert verify.difference(np.array([0.0012]), np.array([0.001])) == pytest.approx(0.2)
-    with pytest.raises(RuntimeError, match="Keras is loaded already"):
-        verify.forbid_keras()
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
