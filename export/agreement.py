@@ -33,7 +33,7 @@ class Agreement:
         self.moments += (q.size, q.sum(), r.sum(), q @ q, r @ r, q @ r)
 
     def sqnr(self):
-        """Signal-to-quantisation-noise ratio in dB; infinite without noise."""
+        """Signal-to-quantization-noise ratio in dB; infinite without noise."""
         if self.noise == 0:
             return math.inf
         return 10 * math.log10(self.signal / self.noise) if self.signal else -math.inf

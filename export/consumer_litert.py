@@ -1,4 +1,4 @@
-"""Consumer: LiteRT, the runtime of TFLite files, with float or quantised input and output.
+"""Consumer: LiteRT, the runtime of TFLite files, with float or quantized input and output.
 
 python export/consumer_litert.py FILE.tflite QUESTIONS.npz ANSWERS.npz      (see consumer_calls.py)
 """
@@ -18,7 +18,7 @@ def custom_operations(path):
     return sorted({code.customCode.decode() for code in model.operatorCodes if code.customCode})
 
 
-def quantise(array, details):
+def quantize(array, details):
     """Float values as the tensor's integers, round(value / scale) + zero point, clipped; a float tensor's stay."""
     dtype = np.dtype(details["dtype"])
     if dtype.kind == "f":
@@ -28,7 +28,7 @@ def quantise(array, details):
     return np.clip(np.round(array / scale) + zero_point, limits.min, limits.max).astype(dtype)
 
 
-def dequantise(array, details):
+def dequantize(array, details):
     """The float32 values of the tensor's integers; unchanged for a float tensor."""
     if array.dtype.kind == "f":
         return array.astype("float32")
@@ -47,8 +47,8 @@ def consume(path, questions):
         raise ValueError(f"Expected the signature {expected}. Received: {signatures}")
     run = interpreter.get_signature_runner("serving_default")
     image, probabilities = run.get_input_details()["images"], run.get_output_details()["probabilities"]
-    rows = [run(images=quantise(row[None], image))["probabilities"] for row in questions["images"]]
-    answers = {"probabilities": dequantise(np.concatenate(rows), probabilities)}
+    rows = [run(images=quantize(row[None], image))["probabilities"] for row in questions["images"]]
+    answers = {"probabilities": dequantize(np.concatenate(rows), probabilities)}
     return answers, {"runtime": f"LiteRT {importlib.metadata.version('ai-edge-litert')}"}
 
 

@@ -1,4 +1,4 @@
-"""Where a quantised network loses its accuracy: every tensor beside the same tensor of the float file, on real images.
+"""Where a quantized network loses its accuracy: every tensor beside the same tensor of the float file, on real images.
 
     python export/tensor_report.py --quantized exported/demo/1/tflite/model_int8.tflite \\
         --float exported/demo/1/tflite/model_float32.tflite --images photographs/ --output tensors.csv
@@ -8,10 +8,10 @@ is that of the other if the converter gave both the same name and shape and an o
 how many have a counterpart is printed. For each, over all images:
 
     low, high       range of the values in the float file
-    scale, zero     value = scale * (stored - zero); empty for tensors that are not quantised
-    levels          steps of `scale` between the smallest and the largest value that occur in the quantised file
-    SQNR            signal-to-quantisation-noise ratio, 10 log10(sum float^2 / sum (quantised - float)^2), in dB
-    correlation     Pearson's, of the quantised values with the float ones; nan where one of them is constant
+    scale, zero     value = scale * (stored - zero); empty for tensors that are not quantized
+    levels          steps of `scale` between the smallest and the largest value that occur in the quantized file
+    SQNR            signal-to-quantization-noise ratio, 10 log10(sum float^2 / sum (quantized - float)^2), in dB
+    correlation     Pearson's, of the quantized values with the float ones; nan where one of them is constant
 
 About 6 dB are one bit. SQNR counts a constant shift, correlation does not.
 """
@@ -30,19 +30,19 @@ import numpy as np
 import tflite_file
 from agreement import Agreement
 
-CONVERSIONS = {"QUANTIZE", "DEQUANTIZE"}  # at the quantised file's borders they write what the float file computes
+CONVERSIONS = {"QUANTIZE", "DEQUANTIZE"}  # at the quantized file's borders they write what the float file computes
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
 
 
 @dataclasses.dataclass(frozen=True)
 class TensorReport:
-    """What quantisation did to one tensor; see the head of the file.
+    """What quantization did to one tensor; see the head of the file.
 
     Attributes:
         name, operation: the converter's name, and the operation that writes the tensor in the float file.
-        shape, dtype: of the quantised file's tensor.
-        scale, zero_point: None where the tensor is not quantised.
-        low, high, levels, sqnr, correlation: over all images; `levels` is None where the tensor is not quantised.
+        shape, dtype: of the quantized file's tensor.
+        scale, zero_point: None where the tensor is not quantized.
+        low, high, levels, sqnr, correlation: over all images; `levels` is None where the tensor is not quantized.
     """
 
     name: str
@@ -101,14 +101,14 @@ def written_tensors(blob):
 
 
 def match_tensors(quantized, reference):
-    """The tensors that two files (bytes) share, in the order in which the quantised one computes them.
+    """The tensors that two files (bytes) share, in the order in which the quantized one computes them.
 
     Returns:
-        ([(name, Operation of the float file)], number of floating-point or quantised tensors that the quantised file
+        ([(name, Operation of the float file)], number of floating-point or quantized tensors that the quantized file
         computes).
     """
     ours, theirs = written_tensors(quantized), written_tensors(reference)
-    # Shapes and indices are neither quantised nor float.
+    # Shapes and indices are neither quantized nor float.
     candidates = {name: pair for name, pair in ours.items() if pair[1].scale or pair[1].is_float}
     matched = []
     for name, (operation, tensor) in candidates.items():
@@ -121,14 +121,14 @@ def match_tensors(quantized, reference):
 
 
 def compare_tensors(quantized, reference, images):
-    """Compares every tensor that a quantised TFLite file shares with the float one.
+    """Compares every tensor that a quantized TFLite file shares with the float one.
 
     Args:
         quantized, reference: the two files (bytes), of the same network.
         images: float32 (count, size, size, 3), RGB 0..255, or an iterable of such images with or without a batch axis.
 
     Returns:
-        A list of TensorReport, in the order in which the quantised file computes them. The output of NA's gate is the
+        A list of TensorReport, in the order in which the quantized file computes them. The output of NA's gate is the
         one whose `operation` is "LOGISTIC".
 
     Raises:
@@ -138,7 +138,7 @@ def compare_tensors(quantized, reference, images):
     matched, _ = match_tensors(quantized, reference)
     if not matched:
         raise ValueError("The files share no tensor: are they of the same network, from the same converter?")
-    readers = {"quantised": TensorReader(quantized), "float": TensorReader(reference)}
+    readers = {"quantized": TensorReader(quantized), "float": TensorReader(reference)}
     sums = {name: Agreement() for name, _ in matched}
     count = 0
     for count, image in enumerate(images, start=1):
@@ -149,7 +149,7 @@ def compare_tensors(quantized, reference, images):
             except RuntimeError as error:
                 raise RuntimeError(f"The {kind} file fails on image {count}: {error}") from error
         for name, entry in sums.items():
-            entry.add(readers["quantised"].value(name), readers["float"].value(name))
+            entry.add(readers["quantized"].value(name), readers["float"].value(name))
     if not count:
         raise ValueError("compare_tensors needs at least one image. Received: none")
     reports, tensors = [], written_tensors(quantized)

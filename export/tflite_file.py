@@ -29,7 +29,7 @@ class Tensor:
         name: the converter's; unique only by habit.
         dtype: "float32", "int8", ...
         shape: the stored one; a dimension that may change is stored as 1.
-        scale, zero_point: value = scale * (stored - zero_point), a number per channel; () where not quantised.
+        scale, zero_point: value = scale * (stored - zero_point), a number per channel; () where not quantized.
         constant: whether the file holds its values.
     """
 
@@ -193,7 +193,7 @@ def describe(blob):
 
     Returns:
         bytes (the size), operations ({name: count}, most frequent first), inputs and outputs (name, dtype, shape and,
-        where quantised, scale and zero_point, a number per channel each). Raises as `read_graphs`.
+        where quantized, scale and zero_point, a number per channel each). Raises as `read_graphs`.
     """
     graphs = read_graphs(blob)
     counts = collections.Counter(operation.name for graph in graphs for operation in graph.operations)

@@ -140,7 +140,7 @@ def test_a_file_that_fails_names_the_image(images):
     layer.set_weights([np.ones(1), np.ones(1)])
     quantized, reference = converted("int8", network=network), converted("float32", network=network)
     pictures = [image for (image,) in representative((1, 56, 56, 4))]
-    with pytest.raises(RuntimeError, match=r"quantised file fails on image 1: .*DIV"):
+    with pytest.raises(RuntimeError, match=r"quantized file fails on image 1: .*DIV"):
         tensor_report.compare_tensors(quantized, reference, [np.zeros_like(pictures[0]), *pictures])
 
 

@@ -1,5 +1,7 @@
 """tflite.py, float_gates.py, sample_images.py: every kind of file, on a trained network and on single NA layers."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from keras import layers
 
 import attention_forms
 import deploy
+import evaluate
 import float_gates
 import sample_images
 import savedmodel
@@ -141,6 +144,20 @@ def test_only_the_gates_of_the_second_int8_file_are_float(files):
     for operation, _ in floats:
         for tensor in operation.outputs:
             assert float_gates.is_small(tensor.shape), (operation.name, tensor)
+
+
+@pytest.mark.parametrize("kind", ["float32", "int8"])
+def test_evaluate_takes_tflite_files(kind, files, held_out, tmp_path):
+    path = tmp_path / "1" / "tflite" / f"model_{kind}.tflite"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(files[kind])
+    (tmp_path / "1" / "manifest.json").write_text(json.dumps({"preprocessing": {"resize": RESIZE, "size": SIZE}}))
+    result = evaluate.main(["--model", str(path), "--dataset", "digits"])
+    images, labels = held_out
+    assert result["top1"] == pytest.approx((answers(files[kind], images).argmax(1) == labels).mean(), abs=1e-6)
+    path.write_bytes(b"not a model")
+    with pytest.raises(SystemExit, match="does not run in LiteRT"):
+        evaluate.main(["--model", str(path), "--dataset", "digits"])
 
 
 def partitions(flatbuffer):

@@ -246,8 +246,8 @@ def test_integer_input_and_output_are_scaled(questions, tmp_path):
     rolled = np.roll(answers["probabilities"], 1, axis=1)
     assert answer_rules.check_reduced("int8", rolled, expected)[1]
     details = {"dtype": np.uint8, "quantization": (0.5, 10)}
-    assert consumer_litert.quantise(np.array([-9.0, 0.0, 1.3, 500.0]), details).tolist() == [0, 10, 13, 255]
-    assert consumer_litert.dequantise(np.array([13], "uint8"), details) == 1.5
+    assert consumer_litert.quantize(np.array([-9.0, 0.0, 1.3, 500.0]), details).tolist() == [0, 10, 13, 255]
+    assert consumer_litert.dequantize(np.array([13], "uint8"), details) == 1.5
 
 
 def test_the_rules_refuse_nan_wrong_shapes_and_silence():

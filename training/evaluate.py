@@ -4,6 +4,7 @@
     python training/evaluate.py --model runs/demo                               # its newest checkpoint
     python training/evaluate.py --model runs/demo/checkpoints/step-00000330
     python training/evaluate.py --model exported/demo/1 --dataset digits        # a SavedModel
+    python training/evaluate.py --model exported/demo/1/tflite/model_int8.tflite --dataset digits
 
 Dataset and sizes are those of the run (recipe.json) or of the export (manifest.json) unless given.
 """
@@ -18,7 +19,7 @@ os.environ["KERAS_BACKEND"] = "tensorflow"
 
 def parse_arguments(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="a .keras file, run, checkpoint or SavedModel")
+    parser.add_argument("--model", required=True, help="a .keras or .tflite file, run, checkpoint or SavedModel")
     parser.add_argument("--dataset", help="instead of the run's")
     parser.add_argument("--data-dir", help="where the dataset lies")
     parser.add_argument("--resize", type=int, help="pixels of the shorter side before the crop, instead of the run's")

@@ -1,10 +1,11 @@
-"""Opens whatever a trained network is kept in, to be evaluated: a .keras file, a run's checkpoint, a SavedModel."""
+"""Opens whatever a trained network is kept in, to be evaluated: a .keras file, a run's checkpoint, an export."""
 
 import dataclasses
 import json
 import pathlib
 from collections.abc import Callable
 
+import numpy as np
 import tensorflow as tf
 
 import checkpoints
@@ -79,18 +80,58 @@ def open_saved_model(path):
         raise ValueError(
             f"Expected a SavedModel with the signature serving_default(images) -> probabilities. Received: {inputs}"
         )
-    manifest = path / "manifest.json"
-    resize = json.loads(manifest.read_text("utf-8"))["preprocessing"]["resize"] if manifest.exists() else None
     size, classes = inputs["images"].shape[1], signature.structured_outputs["probabilities"].shape[-1]
 
     def predict(images, keep_alive=loaded):  # a signature does not hold its variables
         return signature(images=tf.cast(images, inputs["images"].dtype))["probabilities"]
 
-    return Trained(predict, False, classes, size, None, resize, path)
+    return Trained(predict, False, classes, size, None, exported_resize(path), path)
+
+
+def open_tflite(path):
+    """A TFLite file that export_model.py wrote, run by LiteRT image by image; needs the extra `export`."""
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError as error:
+        raise ValueError("TFLite files need ai-edge-litert. Run: pip install -e '.[export]'") from error
+    try:
+        interpreter = Interpreter(str(path))
+        interpreter.allocate_tensors()
+    except (ValueError, RuntimeError) as error:  # not a TFLite file; operations that LiteRT does not have
+        raise ValueError(f"{path} does not run in LiteRT: {error}") from error
+    given, returned = interpreter.get_input_details(), interpreter.get_output_details()
+    if len(given) != 1 or len(returned) != 1 or len(given[0]["shape"]) != 4 or len(returned[0]["shape"]) != 2:
+        raise ValueError(f"Expected one image in and probabilities out. Received: {given} and {returned}")
+    (given,), (returned,) = given, returned
+
+    def answer(image):
+        scale, zero_point = given["quantization"]
+        if scale:
+            limits = np.iinfo(given["dtype"])
+            image = np.clip(np.round(image / scale + zero_point), limits.min, limits.max)
+        interpreter.set_tensor(given["index"], image[None].astype(given["dtype"]))
+        interpreter.invoke()
+        scale, zero_point = returned["quantization"]
+        output = interpreter.get_tensor(returned["index"])[0].astype("float32")
+        return (output - zero_point) * np.float32(scale) if scale else output
+
+    classes, size = int(returned["shape"][1]), int(given["shape"][1])
+
+    def predict(images):
+        answers = tf.numpy_function(lambda batch: np.stack([answer(image) for image in batch]), [images], tf.float32)
+        return tf.ensure_shape(answers, (None, classes))
+
+    return Trained(predict, False, classes, size, None, exported_resize(path.parents[1]), path)
+
+
+def exported_resize(version):
+    """The shorter side before the crop, from the manifest of an exported version; None without one."""
+    manifest = version / "manifest.json"
+    return json.loads(manifest.read_text("utf-8"))["preprocessing"]["resize"] if manifest.exists() else None
 
 
 def open_trained(path):
-    """The network at `path`: a .keras file, a run directory, a checkpoint's folder in it, or a SavedModel's folder.
+    """The network at `path`: a .keras or .tflite file, a run directory, a checkpoint's folder in it, or a SavedModel's.
 
     Raises:
         FileNotFoundError: nothing is there.
@@ -109,4 +150,6 @@ def open_trained(path):
             f"{path} holds neither {run_directory.RECIPE} (a run), nor state.index inside of a run (a checkpoint), nor "
             "saved_model.pb (an exported version, for example exported/demo/1)."
         )
+    if path.suffix == ".tflite" and path.exists():
+        return open_tflite(path)
     return open_keras_file(path)
