@@ -31,16 +31,16 @@ def convolve(x, kernel):
     return ops.conv(x, kernel[None, None], padding="valid", data_format="channels_last")
 
 
-def flat(x):
-    """(b, h, w, c) -> (b, h * w, c). The batch size may be unknown, and height and width with it."""
-    batch, height, width, channels = x.shape
-    if height is None or width is None:
-        return ops.reshape(x, (ops.shape(x)[0], -1, channels))
-    return ops.reshape(x, (-1, height * width, channels))
+def flat(x, *channels):
+    """(b, h, w, c) -> (b, h * w, c), or (b, h, w, 1) -> (b, h * w) without `channels`."""
+    height, width = x.shape[1:3]
+    if height is None or width is None:  # and the batch size is unknown anyway
+        return ops.reshape(x, (ops.shape(x)[0], -1, *channels))
+    return ops.reshape(x, (-1, height * width, *channels))
 
 
 def like(positions, x):
-    """(b, h * w, 1) -> (b, h, w, 1), the height and width of x."""
+    """(b, h * w) -> (b, h, w, 1), the height and width of x."""
     return ops.reshape(positions, (-1, *ops.shape(x)[1:3], 1))
 
 
@@ -75,32 +75,40 @@ class DeployAttention(layers.Layer):
     def channel_mean(self, h):
         """Of the convolution's output, or of h: (b, h, w, 1)."""
         if self.kernel is not None:
-            return convolve(h, self.mean_kernel) + self.mean_bias
+            mean = convolve(h, self.mean_kernel)
+            return mean if self.embedding is None else mean + self.mean_bias  # which cancels in the difference
         return ops.mean(h, axis=3, keepdims=True)
 
+    def weighs_equally(self, h):
+        """Whether all positions have the same weight: Table 3's plain mean, and maps of one position."""
+        return self.similarity is None or h.shape[1:3] == (1, 1)
+
     def compared(self, h):
-        """The channel mean of each position (b, h * w, 1) and of the image (b, 1, 1), or embeddings of them."""
+        """The channel mean of each position (b, h * w) and of the image (b, 1), or embeddings of them."""
         key = query = self.channel_mean(h)
         if self.embedding is not None:
             key, query = (embed(key, role) for role in self.embedding)
         # Flat, because a mean over two axes of a one-channel map takes eight times as long as over one axis.
         return flat(key), ops.mean(flat(query), axis=1, keepdims=True)
 
-    def weighted_sum(self, h, weights):
-        """Of h (b, h, w, c) over the positions, with weights (b, h * w, 1): (b, c)."""
-        return ops.squeeze(ops.matmul(ops.transpose(weights, (0, 2, 1)), flat(h)), 1)
+    def weighted_mean(self, h, scores):
+        """Of h (b, h, w, c) over the positions, with the softmax of scores (b, h * w): (b, c)."""
+        # Not ops.softmax: TensorFlow's takes .02 of a ResNet50's time on these maps.
+        weights = ops.exp(scores - ops.max(scores, axis=1, keepdims=True))
+        return ops.squeeze(ops.matmul(weights[:, None], flat(h, h.shape[3])), 1) / ops.sum(
+            weights, axis=1, keepdims=True
+        )
 
     def context(self, h):
-        """Equation 6: (b, filters)."""
-        if self.similarity is None:
+        """Equation 6: (b, 1, 1, filters)."""
+        if self.weighs_equally(h):
             context = ops.mean(h, axis=(1, 2))
         else:
             key, query = self.compared(h)
-            scores = -ops.abs(key - query)
-            # Not ops.softmax: TensorFlow's takes .02 of a ResNet50's time on these maps.
-            weights = ops.exp(scores - ops.max(scores, axis=1, keepdims=True))
-            context = self.weighted_sum(h, weights) / ops.sum(weights, axis=1)
-        return context if self.kernel is None else ops.matmul(context, self.kernel) + self.bias
+            context = self.weighted_mean(h, -ops.abs(key - query))
+        if self.kernel is not None:
+            context = ops.matmul(context, self.kernel) + self.bias
+        return ops.reshape(context, (-1, 1, 1, context.shape[1]))
 
     def shares(self, channels):
         """With f = the population's variance / that of eq. 7: (f, gamma * sqrt(f)).
@@ -114,15 +122,14 @@ class DeployAttention(layers.Layer):
     def gate(self, h):
         """Equations 7 to 9, the factors of the channels: (b, 1, 1, filters), in (0, 1)."""
         context = self.context(h)
-        channels = context.shape[1]
-        share, gamma = self.shares(channels)
-        deviation = context - ops.mean(context, axis=1, keepdims=True)
-        variance = ops.mean(deviation * deviation, axis=1, keepdims=True)
+        share, gamma = self.shares(context.shape[3])
+        deviation = context - ops.mean(context, axis=3, keepdims=True)
+        variance = ops.mean(deviation * deviation, axis=3, keepdims=True)
         if self.epsilon_inside_sqrt:
             sigma = ops.sqrt(variance + share * self.epsilon)
         else:
             sigma = ops.sqrt(variance) + share**0.5 * self.epsilon
-        return ops.reshape(ops.sigmoid(deviation * (gamma / sigma) + self.beta), (-1, 1, 1, channels))
+        return ops.sigmoid(deviation * (gamma / sigma) + self.beta)
 
     def call(self, h):
         """The convolution's output, or h, times the gate."""
@@ -139,10 +146,11 @@ class LiteAttention(DeployAttention):
             return super().channel_mean(h)
         return convolve(h, np.full((h.shape[3], 1), 1 / h.shape[3], "float32"))
 
-    def weighted_sum(self, h, weights):
+    def weighted_mean(self, h, scores):
         """By a product on wide maps: packing them for the matrix product takes longer."""
+        weights = ops.softmax(scores, axis=1)  # one operation; of five small ones each takes as long
         if self.kernel is not None:
-            return super().weighted_sum(h, weights)
+            return ops.squeeze(ops.matmul(weights[:, None], flat(h, h.shape[3])), 1)
         return ops.sum(h * like(weights, h), axis=(1, 2))
 
 
@@ -153,7 +161,7 @@ class IntegerSafeAttention(LiteAttention):
         """The factors of the channels: (b, 1, w, filters); repeated along the width, for then the product with x runs
         over rows of w * filters numbers instead of filters (int8, 112 x 112 x 16: 72 us instead of 122).
         """
-        if self.similarity is None:
+        if self.weighs_equally(h):
             total, context = 1.0, ops.mean(h, axis=(1, 2), keepdims=True)
         else:
             key, query = self.compared(h)

@@ -21,8 +21,8 @@ INT8, FLOAT32 = schema.TensorType.INT8, schema.TensorType.FLOAT32
 
 
 def is_small(shape):
-    """Whether a tensor of this shape is a gate's: (1, ..., 1), (1, 1, w, c)."""
-    return len(shape) >= 3 and (shape[-1] == 1 or shape[1] == 1)
+    """Whether a tensor of this shape is a gate's: (1, positions), (1, h, w, 1), (1, 1, w, c)."""
+    return len(shape) == 2 or (len(shape) > 2 and (shape[-1] == 1 or shape[1] == 1))
 
 
 class Rewriting:
