@@ -227,14 +227,7 @@ def main(argv=None):
     print_checks(target, checks)
 
 
-def stop(number, frame):
-    sys.exit(128 + number)  # unwinds, so that the unfinished version is removed
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, stop)
-    try:
-        main()
-    except KeyboardInterrupt:
-        print("export_model.py: interrupted; nothing was published.", file=sys.stderr)
-        stop(signal.SIGINT, None)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, publish.stop)
+    main()

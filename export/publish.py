@@ -8,8 +8,11 @@ touched; two exports into one folder at a time get two numbers.
 import contextlib
 import pathlib
 import shutil
+import signal
+import sys
 import tempfile
 
+received = []  # numbers of the signals that asked this program to stop
 INCOMING = "incoming-"  # prefix of a version being written; an export that was killed leaves such a folder
 
 
@@ -49,6 +52,19 @@ def check_writable(output):
         raise OSError(f"Cannot write to {output}: {existing}: {error.strerror}. Choose another --output.") from error
 
 
+def stop(number, frame):
+    """A signal handler: ends the program by an exception, so that the unfinished version is removed."""
+    received.append(number)
+    exit_if_stopped()
+
+
+def exit_if_stopped():
+    """Ends the program if a signal has come: Python drops an exception that is raised inside of a destructor."""
+    if received:
+        print(f"Stopped by {signal.Signals(received[0]).name}.", file=sys.stderr)
+        sys.exit(128 + received[0])
+
+
 @contextlib.contextmanager
 def incoming_version(output):
     """A new folder in `output` to write a version into; removed at the end unless `release` has renamed it."""
@@ -63,6 +79,7 @@ def incoming_version(output):
 
 def release(folder):
     """Makes the finished `folder` of `incoming_version` the next version beside it; returns the version's path."""
+    exit_if_stopped()
     folder.chmod(0o755)  # mkdtemp's folders are private; a server runs as another user
     while True:
         versions = [int(path.name) for path in folder.parent.iterdir() if path.name.isdecimal()]

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 import deploy
 import manifest
+import publish
 import savedmodel
 import tflite_folder
 import warmup
@@ -161,8 +162,10 @@ def write_version(folder, plan, source, recipe):
     """
     entries = {}
     for message, step in STEPS:
+        publish.exit_if_stopped()
         print(message, flush=True)
         entries |= step(folder, plan) or {}
+    publish.exit_if_stopped()
     print("Running the warm-up requests", flush=True)
     warm = warmup.replay(folder)
     print("Verifying with every consumer that is installed, each in a process of its own", flush=True)

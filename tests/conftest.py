@@ -16,7 +16,17 @@ if keras.backend.backend() == "tensorflow":
 
 
 # With pytest-xdist these files start first, so that none of them is alone at the end.
-LONGEST = ("test_training_program", "test_backends", "test_training_loop", "test_several_machines", "test_export")
+LONGEST = (
+    "test_training_program",
+    "test_backends",
+    "test_training_loop",
+    "test_export",
+    "test_verify",
+    "test_several_machines",
+    "test_export_publish",
+    "test_deploy",
+    "test_tflite",
+)
 
 
 def pytest_collection_modifyitems(items):

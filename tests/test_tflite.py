@@ -16,8 +16,9 @@ import sample_images
 import savedmodel
 import tflite
 import tflite_file
-from na_keras import NormalizationAttention
+from na_keras import NAMobileNetV2, NormalizationAttention
 from na_keras.data import digits
+from test_deploy import make_every_weight_matter, photographs
 
 SIZE, RESIZE = 32, 36
 LABELS = [str(digit) for digit in range(10)]
@@ -50,7 +51,7 @@ def trained():
     x = layers.ReLU(6.0)(norm(layers.Conv2D(48, 3, 2, "same", use_bias=False)(x)))
     x = layers.GlobalAveragePooling2D()(x)
     model = keras.Model(image, layers.Dense(10, "softmax", name="predictions")(x))
-    model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
+    model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy", steps_per_execution=45)
     model.fit(*images_of("train"), batch_size=16, epochs=10, verbose=0)
     return model
 
@@ -169,6 +170,21 @@ def partitions(flatbuffer):
 def test_float_gates_keep_the_graph_in_one_piece(files):
     assert partitions(files["int8_float_gate"]) == partitions(files["float32"]) == 1
     assert partitions(files["int8"]) > 3
+
+
+def test_na_mobilenetv2_at_224_runs_on_any_image_in_one_piece():
+    images = photographs(4, 224)
+    model = make_every_weight_matter(NAMobileNetV2(alpha=0.35, classes=10), images)
+    flats = np.stack([np.full((224, 224, 3), value, "float32") for value in (0, 255)])
+    copy, _ = deploy.deploy_copy(model, "tflite")
+    in_float = answers(tflite.convert(OneLayer(copy)), np.concatenate([images, flats]))
+    np.testing.assert_allclose(in_float, model.predict(np.concatenate([images, flats]), verbose=0), atol=1e-5)
+    copy, _ = deploy.deploy_copy(model, "integer_safe")
+    flatbuffer = tflite.convert(OneLayer(copy), "int8_float_gate", lambda: ([image[None]] for image in images))
+    assert partitions(flatbuffer) == 1
+    ours = answers(flatbuffer, np.concatenate([images, flats]))
+    assert np.corrcoef(ours.ravel(), in_float.ravel())[0, 1] > 0.7  # random weights are the hardest case
+    np.testing.assert_allclose(ours.sum(1), 1, atol=10 / 256)
 
 
 class Gate(layers.Layer):
