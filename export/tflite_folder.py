@@ -16,12 +16,21 @@ REPORT_IMAGES = 8  # of the representative ones; each runs twice, without the fa
 
 
 def gates(reports):
-    """How NA's gates in a quantized file correlate with the float ones: {"count", "lowest", "median"}; None if none.
+    """How NA's gates in a quantized file follow the float ones: lowest and median, over the layers; None without gates.
 
-    Inside the whole network: what layers before lost is part of it.
+    Inside the whole network: what layers before lost is part of it. A gate that is all but constant, as gamma near 0
+    makes it, has a low correlation and yet a high signal-to-quantization-noise ratio.
     """
-    found = sorted(report.correlation for report in reports if report.operation == "LOGISTIC")
-    return {"count": len(found), "lowest": found[0], "median": found[len(found) // 2]} if found else None
+    found = [report for report in reports if report.operation == "LOGISTIC"]
+    if not found:
+        return None
+    summary = {"count": len(found)}
+    for key, values in (
+        ("correlation", sorted(report.correlation for report in found)),
+        ("sqnr_decibels", sorted(report.sqnr for report in found)),
+    ):
+        summary[key] = {"lowest": values[0], "median": values[len(values) // 2]}
+    return summary
 
 
 def write_files(folder, plan):

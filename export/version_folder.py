@@ -125,17 +125,15 @@ def write_warmup(folder, plan):
     )
 
 
-def write_tflite(folder, plan):
-    return {"tflite": tflite_folder.write_files(folder / "tflite", plan)}
-
-
-def write_onnx(folder, plan):
+def write_converted(folder, plan):
+    described = tflite_folder.write_files(folder / "tflite", plan)
     if plan.onnx:
         import onnx_export
 
-        print("  ONNX")
+        print("  onnx", flush=True)
         (folder / "onnx").mkdir()
         onnx_export.write_onnx(plan.model, folder / "onnx" / "model.onnx")
+    return {"tflite": described}
 
 
 def write_labels(folder, plan):
@@ -147,8 +145,7 @@ def write_labels(folder, plan):
 STEPS = (
     ("Writing the SavedModel", write_savedmodel),
     ("Adding warm-up requests", write_warmup),
-    ("Converting for devices", write_tflite),
-    ("Converting for other runtimes", write_onnx),
+    ("Converting", write_converted),
     ("Writing the class names", write_labels),
 )
 

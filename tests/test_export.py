@@ -244,7 +244,9 @@ def test_every_kind_of_tflite_file_with_labels_and_a_report_of_its_tensors(model
         if kind != "int16x8":
             assert zipfile.ZipFile(path).read("labels.txt").decode().split() == LABELS
         if kind in quantized:
-            assert described["gates"]["count"] == 2 and described["gates"]["lowest"] > 0.99
+            assert described["gates"]["count"] == 2
+            assert described["gates"]["correlation"]["lowest"] > 0.99
+            assert described["gates"]["sqnr_decibels"]["lowest"] > 20
             assert "LOGISTIC" in (folder / f"model_{kind}.tensors.csv").read_text()
     assert set(manifest["checks"]["reduced_precision"]) == names - {"model_float32.tflite"}
     assert "training images of digits" in (printed := capsys.readouterr().out)

@@ -8,9 +8,12 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
+import answer_rules
 import attention_forms
+import benchmark_networks
 import deploy
 import evaluate
+import export_model
 import float_gates
 import sample_images
 import savedmodel
@@ -255,6 +258,11 @@ def test_operations_outside_the_builtin_set_are_an_error():
     model = keras.Model(image, layers.Lambda(lambda x: tf.math.bessel_i0e(x))(image))
     with pytest.raises(Exception, match="BesselI0e"):
         tflite.convert(OneLayer(model))
+
+
+def test_the_lists_of_kinds_agree():
+    assert tuple(tflite.KINDS) == export_model.KINDS == benchmark_networks.TFLITE_KINDS
+    assert {"float32", *answer_rules.REDUCED} == set(tflite.KINDS)
 
 
 def test_quantized_kinds_need_images_and_float_gates_need_gates(trained):
