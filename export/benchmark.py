@@ -7,7 +7,7 @@
 
 The first form builds the library's own networks, with random weights, and exports them as export_model.py does; the
 others take what you have exported. Each line of the table is a median over rounds in which all networks of the same
-type and batch size took turns; ratios are to the first of them, within a round (interleaved.py).
+type and batch size took turns; ratios are to the first of them, within a round (latency/interleaved.py).
 
     keras        network(images) in a tf.function, without any deploy form
     savedmodel   the signature serving_default, loaded by tf.saved_model.load
@@ -27,9 +27,7 @@ from functools import partial
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ["KERAS_BACKEND"] = "tensorflow"
 
-import benchmark_networks
-import benchmark_report
-import interleaved
+from latency import interleaved, networks, report
 
 
 def named_path(text):
@@ -45,7 +43,7 @@ def parse_arguments(argv):
     add = parser.add_argument
     add("--model", nargs="+", default=["resnet50", "mobilenetv2"], help="networks (default: %(default)s)")
     add("--attention", nargs="+", default=["none", "se", "na"], help="modules; the first is the base")
-    add("--kinds", nargs="+", default=["savedmodel", "float32", "int8"], choices=benchmark_networks.KINDS)
+    add("--kinds", nargs="+", default=["savedmodel", "float32", "int8"], choices=networks.KINDS)
     add("--saved-model", nargs="+", type=named_path, metavar="NAME=DIR", help="your own, instead of --model")
     add("--tflite", nargs="+", type=named_path, metavar="NAME=FILE", help="your own, instead of --model")
     add("--batch-size", nargs="+", type=int, default=[1], help="for Keras and SavedModels (default: %(default)s)")
@@ -129,66 +127,66 @@ def measure_group(group, programs, sizes, rounds):
         if name in timings:
             timing = timings[name]
             numbers = (timing.milliseconds, timing.ratio, timing.low, timing.high)
-            rows.append(benchmark_report.Row(*group, name, sizes[name](), *numbers))
+            rows.append(report.Row(*group, name, sizes[name](), *numbers))
         else:
             failure = failures.get(name, "the network that it is compared with does not run")
             size = 0.0 if name in failures else sizes[name]()
-            rows.append(benchmark_report.Row(*group, name, size, failure=failure))
+            rows.append(report.Row(*group, name, size, failure=failure))
     return rows
 
 
 def library_rows(arguments, folder):
     """Rows of the library's own networks, one group after the other."""
-    artifacts = benchmark_networks.Artifacts(folder, arguments.size)
+    artifacts = networks.Artifacts(folder, arguments.size)
 
     def program(model, attention, kind, batch):
         if kind == "keras":
             network = artifacts.network(model, attention)
-            return benchmark_networks.keras_program(network, batch, arguments.size)
+            return networks.keras_program(network, batch, arguments.size)
         path = artifacts.path(model, attention, kind)
         if kind == "savedmodel":
-            return benchmark_networks.savedmodel_program(path, batch, arguments.size)
-        return benchmark_networks.tflite_program(path, arguments.threads)
+            return networks.savedmodel_program(path, batch, arguments.size)
+        return networks.tflite_program(path, arguments.threads)
 
     def size(model, attention, kind):
         if kind == "keras":
             return 4e-6 * artifacts.network(model, attention).count_params()
-        return benchmark_networks.megabytes(artifacts.path(model, attention, kind))
+        return networks.megabytes(artifacts.path(model, attention, kind))
 
     for model in arguments.model:
         for kind in arguments.kinds:
-            for batch in arguments.batch_size if kind in benchmark_networks.TF_KINDS else (1,):
+            for batch in arguments.batch_size if kind in networks.TF_KINDS else (1,):
                 programs = {name: partial(program, model, name, kind, batch) for name in arguments.attention}
                 sizes = {name: partial(size, model, name, kind) for name in arguments.attention}
                 yield from measure_group((model, kind, batch), programs, sizes, arguments.rounds)
         artifacts.forget()
         if arguments.workdir is None:
             for path in folder.iterdir():
-                benchmark_networks.remove(path)
+                networks.remove(path)
 
 
 def given_rows(arguments):
     """Rows of files that somebody else exported."""
     for batch in arguments.batch_size if arguments.saved_model else ():
-        make = benchmark_networks.savedmodel_program
+        make = networks.savedmodel_program
         programs = {name: partial(make, path, batch, arguments.size) for name, path in arguments.saved_model}
-        sizes = {name: partial(benchmark_networks.megabytes, path) for name, path in arguments.saved_model}
+        sizes = {name: partial(networks.megabytes, path) for name, path in arguments.saved_model}
         yield from measure_group(("given", "savedmodel", batch), programs, sizes, arguments.rounds)
     if arguments.tflite:
-        make = benchmark_networks.tflite_program
+        make = networks.tflite_program
         programs = {name: partial(make, path, arguments.threads) for name, path in arguments.tflite}
-        sizes = {name: partial(benchmark_networks.megabytes, path) for name, path in arguments.tflite}
+        sizes = {name: partial(networks.megabytes, path) for name, path in arguments.tflite}
         yield from measure_group(("given", "tflite", 1), programs, sizes, arguments.rounds)
 
 
-def report(rows, arguments):
+def report_rows(rows, arguments):
     """Prints the table twice and writes the files that were asked for."""
-    about = benchmark_report.circumstances(arguments.threads, arguments.rounds, arguments.size)
-    print(f"\n{about}\n\n{benchmark_report.text_table(rows, arguments.size)}\n")
-    print(benchmark_report.markdown_table(rows, arguments.size))
-    for path, write in ((arguments.table, benchmark_report.write_csv), (arguments.output, benchmark_report.draw)):
+    about = report.circumstances(arguments.threads, arguments.rounds, arguments.size)
+    print(f"\n{about}\n\n{report.text_table(rows, arguments.size)}\n")
+    print(report.markdown_table(rows, arguments.size))
+    for path, write in ((arguments.table, report.write_csv), (arguments.output, report.draw)):
         if path is not None:
-            benchmark_report.replace_file(path, partial(write, rows, arguments.size, about))
+            report.replace_file(path, partial(write, rows, arguments.size, about))
 
 
 def main(argv=None):
@@ -206,7 +204,7 @@ def main(argv=None):
         sys.exit(f"benchmark.py: {error}")
     finally:
         if rows:  # also those of an hour that ended in Ctrl-C
-            report(rows, arguments)
+            report_rows(rows, arguments)
     return rows
 
 

@@ -5,14 +5,14 @@
 
     exported/demo/               the base path to give to TF Serving
       1/                         the first version; the next export into the same folder writes 2/
-        saved_model.pb, variables/    signatures in savedmodel.py
-        assets.extra/            warm-up requests, which a server runs before it answers (warmup.py)
-        tflite/model_KIND.tflite and, of quantized kinds, model_KIND.tensors.csv (tflite_folder.py)
+        saved_model.pb, variables/    signatures in na_keras/deploy/saved_model.py
+        assets.extra/            warm-up requests, which a server runs before it answers (versions/warmup.py)
+        tflite/model_KIND.tflite and, of quantized kinds, model_KIND.tensors.csv (versions/tflite_folder.py)
         onnx/model.onnx          with --onnx
         labels.txt               class names, one a line
         manifest.json            sources, versions, signatures, checks passed with their numbers, sha256 of every file
 
-The network ships in deploy form (deploy.py). The full-integer kinds need sample images: those of the run's dataset, or
+The network ships in deploy form (rewrite.py). The full-integer kinds need sample images: those of the run's dataset, or
 of --sample-images.
 
 A version is written under a name that no server takes for one, checked there by consumers that are not Keras
@@ -31,9 +31,16 @@ import sys
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ["KERAS_BACKEND"] = "tensorflow"
 
-import publish
+from versions import publish
 
-KINDS = ("float32", "float16", "dynamic", "int8", "int8_float_gate", "int16x8")  # as in tflite.py, which takes seconds
+KINDS = (
+    "float32",
+    "float16",
+    "dynamic",
+    "int8",
+    "int8_float_gate",
+    "int16x8",
+)  # of conversion.py, slow to import
 
 
 def choose_sizes(model, recipe, resize):
@@ -63,27 +70,27 @@ def choose_labels(path, recorded, classes):
 
 def choose_samples(arguments, recipe, resize, size):
     """Representative images for the quantized kinds: of --sample-images, or of the run's dataset."""
-    import sample_images
+    from na_keras.deploy import calibration
 
     if arguments.sample_images is not None:
-        examples = sample_images.from_folder(arguments.sample_images)
+        examples = calibration.from_folder(arguments.sample_images)
     elif recipe is not None:
         print(
             f"The ranges of quantized files come from {arguments.sample_count} training images of {recipe['dataset']}"
         )
-        examples = sample_images.from_dataset(recipe["dataset"], arguments.data_dir)
+        examples = calibration.from_dataset(recipe["dataset"], arguments.data_dir)
     else:
         raise ValueError(
             "Quantized TFLite files need some hundred images like those that the network will see: give "
             "--sample-images DIR (any image files), or export from a run directory, whose recipe names its dataset."
         )
-    return sample_images.representative_images(examples, resize, size, arguments.sample_count)
+    return calibration.representative_images(examples, resize, size, arguments.sample_count)
 
 
 def check_kinds(kinds, quantized, model):
     """Checks that the model has what the kinds of files need."""
-    import attention_forms
     from na_keras import NormalizationAttention
+    from na_keras.deploy import attention_forms
 
     attention = [layer for layer in model.layers if isinstance(layer, NormalizationAttention)]
     if "int8_float_gate" in kinds and not attention:
@@ -96,34 +103,34 @@ def check_kinds(kinds, quantized, model):
 
 
 def make_plan(arguments):
-    """(version_folder.Plan, the run's recipe or None): everything read and checked, nothing written yet.
+    """(writer.Plan, the run's recipe or None): everything read and checked, nothing written yet.
 
     Raises:
         ValueError, OSError: a flag, the model or a file beside it does not fit; the message says which.
     """
-    import deploy
-    import tflite
-    import version_folder
+    from na_keras.deploy import rewrite
+    from na_keras.deploy.tflite import conversion
     from na_keras.model_files import check_classifier, load_model, training_record
+    from versions import writer
 
     model = load_model(arguments.model)
     check_classifier(model)
-    model = deploy.float32_copy(model)
+    model = rewrite.float32_copy(model)
     recipe, recorded = training_record(arguments.model)
     labels = choose_labels(arguments.labels, recorded, model.output_shape[-1])
     resize, size = choose_sizes(model, recipe, arguments.resize)
     kinds = tuple(dict.fromkeys(arguments.tflite))
-    quantized = any(tflite.KINDS[kind].quantized for kind in kinds)
+    quantized = any(conversion.KINDS[kind].quantized for kind in kinds)
     check_kinds(kinds, quantized, model)
     samples = choose_samples(arguments, recipe, resize, size) if quantized else None
-    plan = version_folder.Plan(
+    plan = writer.Plan(
         model,
         labels,
         resize,
         size,
         arguments.top,
         arguments.image_dtype,
-        version_folder.reference_data(model, labels, resize, size, arguments.image_dtype, samples),
+        writer.reference_data(model, labels, resize, size, arguments.image_dtype, samples),
         tuple(arguments.warmup_batches),
         kinds,
         samples,
@@ -179,7 +186,7 @@ def parse_arguments(argv):
         nargs="+",
         default=["float32"],
         metavar="KIND",
-        help=f"kinds of TFLite files: {', '.join(KINDS)}; see tflite.py (default: float32)",
+        help=f"kinds of TFLite files: {', '.join(KINDS)}; see conversion.py (default: float32)",
     )
     add("--sample-images", type=pathlib.Path, metavar="DIR", help="images for the ranges of quantized files")
     add("--data-dir", type=pathlib.Path, help="where the run's dataset lies, instead of --sample-images")
@@ -213,11 +220,11 @@ def main(argv=None):
 
     import tensorflow as tf
 
-    import version_folder
+    from versions import writer
 
     try:
         with publish.incoming_version(output) as incoming:
-            checks = version_folder.write_version(incoming, plan, arguments.model, recipe)
+            checks = writer.write_version(incoming, plan, arguments.model, recipe)
             target = publish.release(incoming)
     except (RuntimeError, ValueError) as error:
         sys.exit(f"export_model.py: nothing was published. {error}")

@@ -5,7 +5,8 @@
 REFERENCE.npz holds inputs and what the Keras model answers: `images` float32 (n, size, size, 3) and their
 `probabilities` (n, classes), `files` (n,) encoded images of any size and their `file_probabilities`, and the `labels`.
 
-Each consumer answers batches of one, two and n (consumer_calls.py); all answers are held to one rule (answer_rules.py).
+Each consumer answers batches of one, two and n (consumers/protocol.py); all answers are held to one rule
+(consumers/answer_rules.py).
 The last line printed is a JSON object: the `tolerance`; `largest_difference` of each consumer and signature, and of
 each float32 file, to compare with it; `reduced_precision`, how the other files agree; the `spread` of the reference;
 the `consumers` with their versions; and those `skipped`, with the reason: not a pass. Exits with 1 if anything is
@@ -24,19 +25,20 @@ import tempfile
 
 import numpy as np
 
-import answer_rules
-from answer_rules import SMALLEST_SPREAD, TOLERANCE
-from consumer_calls import INPUT, SKIPPED
+from consumers import answer_rules
+from consumers.answer_rules import SMALLEST_SPREAD, TOLERANCE
+from consumers.protocol import INPUT, SKIPPED
 
-# Consumers of the SavedModel: program, and what must have answered (the server's gRPC is added where it was asked).
+# Consumers of the SavedModel: module, and what must have answered (the server's gRPC is added where it was asked).
 CONSUMERS = {
-    "c_api": ("consumer_c_api.py", tuple(INPUT)),
-    "python": ("consumer_python.py", tuple(f"{way}:{name}" for way in ("tf2", "tf1") for name in INPUT)),
-    "server": ("consumer_server.py", tuple(f"rest:{name}" for name in INPUT)),
-    "openvino": ("consumer_openvino.py", ("serving_default",)),
+    "c_api": ("consumers.c_api", tuple(INPUT)),
+    "python": ("consumers.python_loaders", tuple(f"{way}:{name}" for way in ("tf2", "tf1") for name in INPUT)),
+    "server": ("consumers.model_server", tuple(f"rest:{name}" for name in INPUT)),
+    "openvino": ("consumers.openvino_runtime", ("serving_default",)),
 }
 # Consumers of single files in a version, by their place.
-FILE_CONSUMERS = {"tflite/*.tflite": "consumer_litert.py", "onnx/*.onnx": "consumer_onnx.py"}
+FILE_CONSUMERS = {"tflite/*.tflite": "consumers.litert_runtime", "onnx/*.onnx": "consumers.onnx_runtime"}
+FOLDER = pathlib.Path(__file__).parent
 TIMEOUT = 900  # seconds for one consumer; a large network on a slow machine needs a minute
 
 
@@ -48,17 +50,18 @@ class Skipped(Exception):
     """A consumer cannot run here; the message is its reason."""
 
 
-def consume(program, artifact, questions):
-    """Runs a consumer; returns its (answers, description).
+def consume(module, artifact, questions):
+    """Runs a consumer, a module of this folder; returns its (answers, description).
 
     Raises:
         Skipped, ConsumerError
     """
     with tempfile.TemporaryDirectory() as folder:
         answers = pathlib.Path(folder, "answers.npz")
-        command = [sys.executable, pathlib.Path(__file__).parent / program, artifact, questions, answers]
+        paths = [pathlib.Path(path).absolute() for path in (artifact, questions, answers)]
+        options = {"cwd": FOLDER, "capture_output": True, "text": True, "errors": "replace", "timeout": TIMEOUT}
         try:
-            result = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT)
+            result = subprocess.run([sys.executable, "-m", module, *paths], **options)
         except subprocess.TimeoutExpired as error:
             raise ConsumerError(f"no answer in {TIMEOUT} seconds") from error
         last = (result.stdout.splitlines() or [""])[-1]
@@ -87,10 +90,10 @@ def check_file(path, answers, reference):
 
 
 def tasks(version):
-    """Everything to check: {name: (program, artifact, groups or None for a single file)}."""
-    found = {name: (program, version, groups) for name, (program, groups) in CONSUMERS.items()}
-    for pattern, program in FILE_CONSUMERS.items():
-        found |= {path.name: (program, path, None) for path in sorted(version.glob(pattern))}
+    """Everything to check: {name: (module, artifact, groups or None for a single file)}."""
+    found = {name: (module, version, groups) for name, (module, groups) in CONSUMERS.items()}
+    for pattern, module in FILE_CONSUMERS.items():
+        found |= {path.name: (module, path, None) for path in sorted(version.glob(pattern))}
     return found
 
 
@@ -109,7 +112,7 @@ def verify(version, questions):
         )
     jobs = tasks(version)
     with concurrent.futures.ThreadPoolExecutor(min(4, os.cpu_count())) as pool:
-        running = {name: pool.submit(consume, program, path, questions) for name, (program, path, _) in jobs.items()}
+        running = {name: pool.submit(consume, module, path, questions) for name, (module, path, _) in jobs.items()}
     for name, (_, path, groups) in jobs.items():
         try:
             answers, report["consumers"][name] = running[name].result()

@@ -6,9 +6,9 @@ Importing this package needs keras and numpy only. Modules built on TensorFlow (
 `na_keras.data`) are imported by name.
 """
 
-from na_keras.complexity import count_macs, count_parameters, paper_flops
-from na_keras.grad_cam import grad_cam
-from na_keras.insertion import insert_attention
+from na_keras.graph.complexity import count_macs, count_parameters, paper_flops
+from na_keras.graph.grad_cam import grad_cam
+from na_keras.graph.insertion import insert_attention
 from na_keras.layers import (
     ATTENTION,
     CBAM,

@@ -42,7 +42,7 @@ def seeded():
 @pytest.fixture(scope="session")
 def two_replicas():
     """The strategy of both CPU devices; one for all tests, because two would mix up their keys."""
-    import strategies
+    from engine import strategies
 
     return strategies.make_strategy("mirrored")
 

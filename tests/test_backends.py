@@ -6,17 +6,16 @@ import subprocess
 import sys
 
 import pytest
-
 from programs import ROOT
 
 PORTABLE = [
-    "test_grad_cam.py",
-    "test_insertion.py",
-    "test_layers_contract.py",
-    "test_layers_normalization_attention.py",
-    "test_layers_peers.py",
-    "test_models.py",
-    "test_optimizers.py",
+    "graph/test_grad_cam.py",
+    "graph/test_insertion.py",
+    "layers/test_layers_contract.py",
+    "layers/test_layers_normalization_attention.py",
+    "layers/test_layers_peers.py",
+    "models/test_models.py",
+    "models/test_optimizers.py",
 ]
 # Of the networks' and layers' tests, those that compute: the others look at shapes and messages, the same on every
 # backend, at what one half precision shows as well as the other, or at what the contract shows on smaller layers. JAX

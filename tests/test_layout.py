@@ -23,7 +23,10 @@ def imports(path):
 
 
 def modules(folder):
-    return {path.stem for path in (ROOT / folder).glob("*.py")}
+    """Names that a folder of programs puts into the flat namespace: its files and its packages."""
+    return {path.stem for path in (ROOT / folder).glob("*.py")} | {
+        path.parent.name for path in (ROOT / folder).glob("*/__init__.py")
+    }
 
 
 def test_programs_are_independent_and_shadow_nothing():

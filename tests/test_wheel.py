@@ -4,8 +4,9 @@ import subprocess
 import sys
 import zipfile
 
-import na_keras
 from programs import ROOT
+
+import na_keras
 
 
 def test_the_wheel_holds_the_library_alone_and_works_elsewhere(tmp_path):

@@ -31,10 +31,7 @@ def main(argv=None):
     arguments = parse_arguments(argv)
     import tensorflow as tf
 
-    import checkpoints
-    import evaluation
-    import steps
-    import trained
+    from engine import checkpoints, evaluation, steps, trained
     from na_keras.data import load_source
 
     try:

@@ -76,7 +76,7 @@ def new_figure(width, height):
 
 def save(figure, path):
     """Writes beside the target and renames."""
-    import run_directory
+    from engine import run_directory
 
     temporary = path.with_name(run_directory.temporary_name(path.name))
     figure.savefig(temporary, dpi=100, format="png")
@@ -100,7 +100,7 @@ def loss_curves(named):
 
 def read_histories(named):
     """{name: rows of history.csv}. Raises ValueError on a folder without finished epochs."""
-    import run_directory
+    from engine import run_directory
 
     found = {}
     for name, directory in named:
@@ -135,8 +135,7 @@ def read_images(arguments, size):
     import numpy as np
     import tensorflow as tf
 
-    from na_keras import preprocessing
-    from na_keras.data import load_source
+    from na_keras.data import load_source, preprocessing
     from na_keras.model_files import training_record
 
     recipe, class_names = training_record(arguments.named[0][1])
@@ -187,7 +186,7 @@ def heat_maps(models, images, labels, class_names, layer, predicted):
     import numpy as np
     from matplotlib import colormaps
 
-    from na_keras import grad_cam
+    from na_keras.graph import grad_cam
 
     rows, columns = 1 + len(models), len(images)
     figure = new_figure(0.5 + 1.25 * columns, 0.15 + 1.45 * rows)
@@ -214,19 +213,20 @@ def gates_of(model, images):
     """{name of each NormalizationAttention: its gates, float32 array (images * channels,)}, in the graph's order."""
     import keras
 
-    from na_keras import NormalizationAttention, graph
+    from na_keras import NormalizationAttention
+    from na_keras.graph.calls import checked_functional, nested_model, run_graph
 
     gates = {}
 
     def call(operation, *args, **kwargs):
-        if inner := graph.nested(operation):
-            return graph.run(inner, args, call)
+        if inner := nested_model(operation):
+            return run_graph(inner, args, call)
         if isinstance(operation, NormalizationAttention):
             gates.setdefault(operation.name, keras.ops.convert_to_numpy(operation.gate(*args)).ravel())
         return operation(*args, **kwargs)
 
-    source = graph.checked_functional(model, "The figure of gates")
-    graph.run(source, keras.ops.convert_to_tensor(images, source.inputs[0].dtype), call)
+    source = checked_functional(model, "The figure of gates")
+    run_graph(source, keras.ops.convert_to_tensor(images, source.inputs[0].dtype), call)
     return gates
 
 

@@ -30,8 +30,8 @@ class Recipe:
         size: sides of the images that the network is trained on; evaluation_size: and evaluated on, if others;
             evaluation_resize: shorter side before evaluation's centre crop.
         crop_area, crop_aspect, flip, antialias: see na_keras.preprocessing.training_image.
-        rand_augment: None, or the magnitude of na_keras.augmentation.rand_augment.
-        mixup, cutmix, target_threshold: see na_keras.augmentation.mixed_batch.
+        rand_augment: None, or the magnitude of na_keras.data.augmentation.rand_augment.
+        mixup, cutmix, target_threshold: see na_keras.data.augmentation.mixed_batch.
         skip_unreadable: an image that does not decode gets weight 0 and is counted, instead of stopping the run.
         epochs; batch_size: images per step, all replicas together.
         learning_rate: peak. schedule: "cosine", to zero, or "step", times `decay_factor` every `decay_epochs`;
@@ -152,7 +152,7 @@ RECIPES = {
         no_weight_decay=(r"(?i)(bn|bn_conv1)/(gamma|beta)$", r"depthwise/kernel$", r"/bias$", r"attention/beta$"),
     ),
     # "ResNet strikes back", table 2, column A3, and the authors' commands for it. It reached 78.1 % with a plain
-    # ResNet50. Ours resizes bilinearly, not bicubically, and mixes each example by itself (see na_keras.augmentation).
+    # ResNet50. Ours resizes bilinearly, not bicubically, and mixes each example by itself (na_keras.data.augmentation).
     "resnet50-a3": dataclasses.replace(
         RESNET50_PAPER,
         epochs=100,

@@ -80,7 +80,7 @@ def finished_runs(folder):
     Raises:
         ValueError: a finished run without a readable recipe or history.
     """
-    import run_directory
+    from engine import run_directory
 
     result = {}
     for path in sorted(folder.rglob(run_directory.RECIPE)):
@@ -109,7 +109,7 @@ def difference(ours, paper):
 
 def count(model_name, attention):
     """(parameters, FLOPs by the paper's counter, multiply-accumulates) of a network at 224 x 224."""
-    from na_keras import complexity
+    from na_keras.graph import complexity
     from na_keras.models import MODELS
 
     model = MODELS[model_name](attention=attention)

@@ -82,7 +82,7 @@ def spread(values):
 
 def batches_of(recipe, source, epoch, context, **changed):
     """The training pipeline of a recipe, as loop.py asks for it, with some options changed."""
-    from loop import augmentation_options
+    from engine.loop import augmentation_options
     from na_keras.data import pipeline
 
     options = {**augmentation_options(recipe), **changed}
@@ -100,8 +100,7 @@ def measure_rates(recipe, source, strategy, arguments):
     import keras
     import tensorflow as tf
 
-    import loop
-    import steps
+    from engine import loop, steps
 
     run = loop.Run(recipe, strategy, len(source.class_names), 1000, arguments.precision, arguments.sync_bn)
     train = steps.make_train_steps(
@@ -180,7 +179,7 @@ def bare_batches(source, recipe, own_crops):
     """
     import tensorflow as tf
 
-    from na_keras import preprocessing
+    from na_keras.data import preprocessing
 
     whole = tf.constant([[[0.0, 0.0, 1.0, 1.0]]])
 
@@ -249,9 +248,7 @@ def compare_step(recipe, source, strategy, arguments):
     """
     import tensorflow as tf
 
-    import loop
-    import optimization
-    import steps
+    from engine import loop, optimization, steps
 
     default = tf.distribute.get_strategy()
     batch = next(iter(batches_of(recipe, source, 0, tf.distribute.InputContext())))
@@ -303,8 +300,8 @@ def main(argv=None):
     arguments = parse_arguments(argv)
 
     import recipes
-    import strategies
     import train
+    from engine import strategies
     from na_keras.data import load_source
 
     try:

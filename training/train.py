@@ -98,12 +98,8 @@ def main(argv=None):
     arguments = parse_arguments(argv)
     import keras
 
-    import checkpoints
-    import evaluation
-    import loop
     import recipes
-    import run_directory
-    import strategies
+    from engine import checkpoints, evaluation, loop, run_directory, strategies
     from na_keras.data import load_source
 
     errors = (
@@ -160,7 +156,7 @@ def main(argv=None):
 
 def conclude(recipe, directory, sources, rows, step, interrupted, finished):
     """Says how the run ended, and returns the exit code."""
-    import run_directory
+    from engine import run_directory
 
     if finished:
         print(

@@ -10,7 +10,7 @@ example of W machines, and gets it in portions of one replica.
 
 import tensorflow as tf
 
-from na_keras import augmentation, preprocessing
+from na_keras.data import augmentation, preprocessing
 
 ONE_DEVICE = tf.distribute.InputContext()
 

@@ -23,7 +23,7 @@ from na_keras.layers import (
     get_attention,
     property_of,
 )
-from na_keras.models.classifier import (
+from na_keras.models.shared import (
     KAIMING_NORMAL,
     KAIMING_NORMAL_DEPTHWISE,
     channel_axis,

@@ -13,7 +13,7 @@ from keras import layers as keras_layers
 from keras.initializers import RandomUniform
 
 from na_keras.layers import get_attention, property_of
-from na_keras.models.classifier import (
+from na_keras.models.shared import (
     KAIMING_NORMAL,
     channel_axis,
     check_arguments,

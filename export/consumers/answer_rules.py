@@ -1,0 +1,144 @@
+"""When a consumer's answers are those of the Keras model; NumPy only, one rule for all consumers.
+
+The reference holds the Keras model's `probabilities` (n, classes) for `images`, its `file_probabilities` for `files`,
+and the `labels` (classes,). Differences are relative to the largest probability of the reference, because the
+probabilities of 1000 undecided classes are all about .001. For float32 artifacts they are also relative to its largest
+logit, because float32 programs differ in the logits, in proportion to the largest one; and a probability moves by no
+more, relatively, than its logit.
+"""
+
+import numpy as np
+
+from consumers.protocol import batches
+
+TOLERANCE = 1e-4  # of the largest logit; float32 programs of these networks differ by some 1e-5 of it
+SMALLEST_PROBABILITY = 1e-30  # the least that a logit is computed from
+# How far answers must differ between images, for agreement to say something: a network that has not learned anything
+# agrees with every other one.
+SMALLEST_SPREAD = 100 * TOLERANCE
+
+TOP = {"classes", "scores", "labels"}
+OUTPUTS = {"serving_default": {"probabilities", *TOP}, "serve_bytes": TOP}
+EXPECTED = {"serving_default": "probabilities", "serve_bytes": "file_probabilities"}
+
+# File kinds that may differ by more than TOLERANCE: (largest difference relative to the largest probability, smallest
+# correlation with the reference). What is refused is a file that is broken, not one that is less accurate; how it
+# agrees is recorded, for the person who publishes it to judge. Random weights are the hardest case: MobileNetV2 at
+# 224 x 224, width 0.35, gave (.04, .999) for float16, (.08, .997) dynamic, (.31, .93) int16x8 and (.45, .87) int8.
+REDUCED = {
+    "float16": (0.1, 0.99),
+    "dynamic": (0.6, 0.8),
+    "int16x8": (0.6, 0.8),
+    "int8": (0.6, 0.8),
+    "int8_float_gate": (0.6, 0.8),
+}
+
+
+def unit(reference):
+    """What float32 differences from these probabilities are measured in: the largest of them, times the largest logit.
+
+    Logits are known up to a constant per image, so they are those whose mean is zero; if the largest is below 1, it
+    counts as 1.
+    """
+    logs = np.log(np.maximum(reference.astype("float64"), SMALLEST_PROBABILITY))
+    logits = logs - logs.mean(axis=1, keepdims=True)
+    return float(reference.max() * np.maximum(1, np.abs(logits).max()))
+
+
+def difference(ours, expected, unit):
+    """The largest difference, in units of `unit`; infinite if the shapes differ."""
+    return float(np.abs(ours - expected).max() / unit) if ours.shape == expected.shape else float("inf")
+
+
+def spread(probabilities):
+    """How far the answers to different images are apart, relative to the largest probability."""
+    return float(np.ptp(probabilities, axis=0).max() / probabilities.max())
+
+
+def text(array):
+    """Strings as Python text; runtimes give them as UTF-8 bytes or as text."""
+    return np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array
+
+
+def check_top(answer, expected, labels, unit):
+    """The best classes of an answer against the probabilities `expected` (batch, classes).
+
+    Returns:
+        (the scores' largest difference in units of `unit`, a list of sentences): the scores belong to the classes
+        named, they are the best ones in order, and the labels are those classes'.
+    """
+    classes, scores, names = answer["classes"], answer["scores"], text(answer["labels"])
+    k = classes.shape[-1]
+    shapes = {name: array.shape for name, array in answer.items() if name in TOP}
+    if set(shapes.values()) != {(len(expected), k)} or not 1 <= k <= expected.shape[1]:
+        return float("inf"), [f"outputs have the shapes {shapes} for {len(expected)} images"]
+    if classes.dtype.kind != "i" or classes.min() < 0 or classes.max() >= expected.shape[1]:
+        return float("inf"), [f"classes are {classes.dtype}s from {classes.min()} to {classes.max()}"]
+    best = -np.sort(-expected, axis=1)[:, :k]
+    largest = max(difference(scores, values, unit) for values in (np.take_along_axis(expected, classes, axis=1), best))
+    wrong = np.argwhere(names != labels[classes])
+    if not len(wrong):
+        return largest, []
+    at = tuple(wrong[0])
+    return largest, [f"class {classes[at]} is called {str(names[at])!r}, expected {str(labels[classes[at]])!r}"]
+
+
+def check_calls(answers, reference, groups):
+    """Answers of a whole SavedModel, keys as in protocol.py, against the reference.
+
+    Args:
+        groups: what must have answered: a signature's name, or PREFIX:SIGNATURE for one way of several to ask it.
+
+    Returns:
+        ({group: largest difference}, a list of sentences about everything that is wrong).
+    """
+    differences, found = {}, []
+    for group in groups:
+        signature = group.rsplit(":", 1)[-1]
+        differences[group] = 0.0
+        probabilities = reference[EXPECTED[signature]]
+        for first, last in batches(len(probabilities)):
+            call = f"{group}/{first}:{last}"
+            answer = {name: answers[f"{call}/{name}"] for name in OUTPUTS[signature] if f"{call}/{name}" in answers}
+            if missing := sorted(OUTPUTS[signature] - set(answer)):
+                differences[group] = float("inf")
+                found.append(f"{call} lacks {', '.join(missing)}")
+                continue
+            expected = probabilities[first:last]
+            values, sentences = check_top(answer, expected, reference["labels"], unit(probabilities))
+            if "probabilities" in answer:
+                values = np.maximum(values, difference(answer["probabilities"], expected, unit(probabilities)))
+            differences[group] = float(np.maximum(differences[group], values))  # NaN stays NaN
+            found += [f"{call}: {sentence}" for sentence in sentences]
+        if not differences[group] <= TOLERANCE:
+            found.append(f"{group} differs by {differences[group]:.1e}")
+    return differences, found
+
+
+def compare_reduced(ours, reference):
+    """How a file of reduced precision agrees: largest difference relative to the largest probability, correlation, and
+    equal best classes as a share.
+    """
+    constant = np.ptp(ours) == 0  # which correlates with nothing
+    return {
+        "largest_difference": difference(ours, reference, reference.max()),
+        "correlation": 0.0 if constant else float(np.corrcoef(ours.ravel(), reference.ravel())[0, 1]),
+        "top1_agreement": float((ours.argmax(1) == reference.argmax(1)).mean()),
+    }
+
+
+def check_reduced(kind, ours, reference):
+    """(numbers, sentences) on the probabilities of a file of a kind in REDUCED."""
+    if ours.shape != reference.shape:
+        return {}, [f"answers have the shape {ours.shape}, expected {reference.shape}"]
+    if not np.isfinite(ours).all():
+        return {}, ["answers are not finite"]
+    numbers, (most, least) = compare_reduced(ours, reference), REDUCED[kind]
+    found = []
+    if not numbers["largest_difference"] <= most:
+        found.append(f"differs by {numbers['largest_difference']:.1e}, more than {most} for {kind}")
+    if not numbers["correlation"] >= least:
+        found.append(f"correlates by {numbers['correlation']:.3f} only, expected {least} for {kind}")
+    if not spread(ours) >= SMALLEST_SPREAD:
+        found.append("says the same of every image")
+    return numbers, found

@@ -1,0 +1,56 @@
+"""Consumer: LiteRT, the runtime of TFLite files, with float or quantized input and output.
+
+python -m consumers.litert_runtime FILE.tflite QUESTIONS.npz ANSWERS.npz      (from export/; see protocol.py)
+"""
+
+import importlib.metadata
+
+import numpy as np
+
+from consumers.protocol import run_consumer
+
+
+def custom_operations(path):
+    """Names of operations outside TFLite's builtin set; those of TensorFlow begin with Flex."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(path.read_bytes(), 0))
+    return sorted({code.customCode.decode() for code in model.operatorCodes if code.customCode})
+
+
+def quantize(array, details):
+    """Float values as the tensor's integers, round(value / scale) + zero point, clipped; a float tensor's stay."""
+    dtype = np.dtype(details["dtype"])
+    if dtype.kind == "f":
+        return array.astype(dtype)
+    scale, zero_point = details["quantization"]
+    limits = np.iinfo(dtype)
+    return np.clip(np.round(array / scale) + zero_point, limits.min, limits.max).astype(dtype)
+
+
+def dequantize(array, details):
+    """The float32 values of the tensor's integers; unchanged for a float tensor."""
+    if array.dtype.kind == "f":
+        return array.astype("float32")
+    scale, zero_point = details["quantization"]
+    return ((array.astype("float64") - zero_point) * scale).astype("float32")
+
+
+def consume(path, questions):
+    from ai_edge_litert.interpreter import Interpreter
+
+    if custom := custom_operations(path):
+        raise ValueError(f"{path.name} needs operations outside TFLite's builtin set: {', '.join(custom)}")
+    interpreter = Interpreter(str(path))
+    expected = {"serving_default": {"inputs": ["images"], "outputs": ["probabilities"]}}
+    if (signatures := interpreter.get_signature_list()) != expected:
+        raise ValueError(f"Expected the signature {expected}. Received: {signatures}")
+    run = interpreter.get_signature_runner("serving_default")
+    image, probabilities = run.get_input_details()["images"], run.get_output_details()["probabilities"]
+    rows = [run(images=quantize(row[None], image))["probabilities"] for row in questions["images"]]
+    answers = {"probabilities": dequantize(np.concatenate(rows), probabilities)}
+    return answers, {"runtime": f"LiteRT {importlib.metadata.version('ai-edge-litert')}"}
+
+
+if __name__ == "__main__":
+    run_consumer(consume)

@@ -1,0 +1,29 @@
+"""Consumer: ONNX Runtime, of an ONNX file.
+
+python -m consumers.onnx_runtime FILE.onnx QUESTIONS.npz ANSWERS.npz      (from export/; see protocol.py)
+"""
+
+import importlib.util
+
+from consumers.protocol import Skip, answer_calls, run_consumer
+
+
+def consume(path, questions):
+    if importlib.util.find_spec("onnxruntime") is None:
+        raise Skip("onnxruntime is not installed")
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    inputs, outputs = ([value.name for value in values] for values in (session.get_inputs(), session.get_outputs()))
+    if inputs != ["images"] or len(outputs) != 1:
+        raise ValueError(f"Expected the input 'images' and one output. Received: {inputs} and {outputs}")
+    predict = lambda signature, feeds: {"probabilities": session.run(outputs, feeds)[0]}  # noqa: E731
+    batches = answer_calls(predict, questions, signatures=["serving_default"])
+    count = len(questions["images"])
+    return {"probabilities": batches[f"serving_default/0:{count}/probabilities"]}, {
+        "runtime": f"ONNX Runtime {onnxruntime.__version__}"
+    }
+
+
+if __name__ == "__main__":
+    run_consumer(consume)

@@ -1,0 +1,1 @@
+"""What benchmark.py measures, how, and how it reports it."""

@@ -1,0 +1,167 @@
+"""From encoded images to pixels: the one definition that training, evaluation, export and serving share (TensorFlow).
+
+Every function takes one encoded image, a scalar string tensor, and runs in tf.data maps, in tf.function and in exported
+graphs. Pixels stay 0..255; the networks normalise them in their own graph.
+
+- Decoding: JPEG with the accurate integer transform (equal to Pillow's; TensorFlow's default is off by up to 22), other
+  formats by their signature (PNG, the first frame of a GIF, BMP of 24 bits, still WebP). Grey and CMYK become RGB;
+  of 16 bits the high byte is kept; transparency is dropped.
+- What declares more than 179 million pixels is refused before it is decoded (image_headers.py), in evaluation and so in
+  exported graphs. Not in training: its files are the owner's choice, and the check costs 5 % of an image's CPU time.
+- Evaluation: torchvision's Resize and CenterCrop, within 1 of Pillow.
+- Training: torchvision's RandomResizedCrop ("random-size cropping" of the paper's section 5.1) and a horizontal flip.
+  tf.image.sample_distorted_bounding_box draws from another distribution (mean area .37 of the image instead of .43).
+"""
+
+import math
+
+import tensorflow as tf
+
+from na_keras.data.image_headers import declared_pixels, jpeg_pixels, within_limit
+
+ACCURATE = "INTEGER_ACCURATE"
+WINDOW_ATTEMPTS = 10  # torchvision's, before it falls back to a centre crop
+
+
+def decode(data):
+    """Encoded image -> uint8 (height, width, 3).
+
+    Raises:
+        tf.errors.InvalidArgumentError: when run, on what is none of the formats, damaged, or declared to be too large.
+    """
+
+    def jpeg():
+        with within_limit(jpeg_pixels(data)):
+            return tf.io.decode_jpeg(data, channels=3, dct_method=ACCURATE)
+
+    def other():
+        with within_limit(declared_pixels(data)):
+            return tf.io.decode_image(data, channels=3, expand_animations=False)
+
+    image = tf.cond(tf.io.is_jpeg(data), jpeg, other)
+    return tf.ensure_shape(image, (None, None, 3))
+
+
+def decode_window(data, window_of_shape):
+    """Decodes only the window (top, left, height, width) that `window_of_shape(shape)` asks for. uint8.
+
+    Of a JPEG with subsampled colour, the window's first and last column may differ by a few levels from decoding all
+    and slicing: the colour of a pixel is interpolated from neighbours that are not decoded.
+    """
+
+    is_jpeg = tf.io.is_jpeg(data)
+
+    def shape_alone():
+        return tf.io.extract_jpeg_shape(data), tf.zeros((0, 0, 3), tf.uint8)
+
+    def whole_image():
+        image = tf.io.decode_image(data, channels=3, expand_animations=False)
+        image.set_shape((None, None, 3))
+        return tf.shape(image), image
+
+    shape, image = tf.cond(is_jpeg, shape_alone, whole_image)
+    # Between the two conditions, not in their branches: there its many small operations take twice the time.
+    window = window_of_shape(shape)
+
+    def part():
+        top, left, height, width = tf.unstack(window)
+        return image[top : top + height, left : left + width]
+
+    def decoded_part():
+        return tf.io.decode_and_crop_jpeg(data, window, channels=3, dct_method=ACCURATE)
+
+    return tf.ensure_shape(tf.cond(is_jpeg, decoded_part, part), (None, None, 3))
+
+
+def to_pixels(image):
+    """Float image -> uint8, rounded. Both resizes weight pixels with positive shares of 1: nothing leaves 0..255."""
+    return tf.cast(image + 0.5, tf.uint8)
+
+
+def evaluation_image(data, resize=256, size=224):
+    """Resizes the shorter side to `resize` (bilinear, antialiased) and takes the central `size` x `size` pixels.
+
+    Args:
+        data: encoded image, scalar string tensor.
+        resize: pixels of the shorter side before the crop, at least `size`.
+        size: pixels of the result's sides.
+
+    Returns:
+        uint8 tensor (size, size, 3).
+    """
+    if resize < size:
+        raise ValueError(f"resize must be at least the crop's size. Received: resize={resize}, size={size}")
+    image = decode(data)
+    shape = tf.shape(image)[:2]
+    # The decoders take no side over a million pixels: no overflow.
+    resized = resize * shape // tf.reduce_min(shape)
+    offset = tf.round(tf.cast(resized - size, tf.float32) / 2.0)
+    # Resize and crop at once: only the pixels that are kept are computed, however long the image is.
+    crop = tf.raw_ops.ScaleAndTranslate(
+        images=tf.cast(image, tf.float32)[None],
+        size=(size, size),
+        scale=tf.cast(resized, tf.float32) / tf.cast(shape, tf.float32),
+        translation=-offset,
+        kernel_type="triangle",
+        antialias=True,
+    )
+    return tf.ensure_shape(to_pixels(crop[0]), (size, size, 3))
+
+
+def random_window(shape, seed, area=(0.08, 1.0), aspect=(3 / 4, 4 / 3)):
+    """torchvision's RandomResizedCrop: a window with a random share of the image's area and a random aspect ratio.
+
+    Args:
+        shape: (height, width, ...) of the image, integer tensor.
+        seed: int tensor (2,); the window is a pure function of shape and seed.
+        area: range of the window's share of the image's area, drawn uniformly.
+        aspect: range of width / height, drawn uniformly in the logarithm.
+
+    Returns:
+        int32 tensor (top, left, height, width): the first of ten draws that fits, else a centre crop whose aspect
+        ratio is the nearest allowed.
+    """
+    rows, columns = tf.cast(shape[0], tf.float32), tf.cast(shape[1], tf.float32)
+    uniform = tf.random.stateless_uniform([4, WINDOW_ATTEMPTS], seed)
+    target = rows * columns * (area[0] + uniform[0] * (area[1] - area[0]))
+    log_low, log_high = math.log(aspect[0]), math.log(aspect[1])
+    ratio = tf.exp(log_low + uniform[1] * (log_high - log_low))
+    widths, heights = tf.round(tf.sqrt(target * ratio)), tf.round(tf.sqrt(target / ratio))
+    fits = (widths > 0) & (widths <= columns) & (heights > 0) & (heights <= rows)
+    first = tf.argmax(tf.cast(fits, tf.int32))
+    height, width = heights[first], widths[first]
+    top = tf.floor(uniform[2, first] * (rows - height + 1))
+    left = tf.floor(uniform[3, first] * (columns - width + 1))
+    # One pixel at least: an image may be a hundred times longer than wide.
+    widest = tf.maximum(1.0, tf.round(rows * aspect[1]))
+    highest = tf.maximum(1.0, tf.round(columns / aspect[0]))
+    central_width = tf.where(columns / rows > aspect[1], widest, columns)
+    central_height = tf.where(columns / rows < aspect[0], highest, rows)
+    central_top, central_left = tf.floor((rows - central_height) / 2), tf.floor((columns - central_width) / 2)
+    central = tf.stack([central_top, central_left, central_height, central_width])
+    window = tf.where(tf.reduce_any(fits), tf.stack([top, left, height, width]), central)
+    return tf.cast(window, tf.int32)
+
+
+def training_image(data, seed, size=224, area=(0.08, 1.0), aspect=(3 / 4, 4 / 3), flip=True, antialias=True):
+    """Random-size crop, resized to `size` x `size`, flipped left to right with probability one half.
+
+    Args:
+        data: encoded image, scalar string tensor.
+        seed: int tensor (2,); the result is a pure function of data and seed.
+        size: pixels of the result's sides.
+        area, aspect: see `random_window`.
+        flip: whether to flip at all.
+        antialias: filter when shrinking, as Pillow and torchvision do; twice the CPU time of going without.
+
+    Returns:
+        uint8 tensor (size, size, 3).
+    """
+    window_seed, flip_seed = tf.unstack(tf.random.split(seed, 2))
+    crop = decode_window(data, lambda shape: random_window(shape, window_seed, area, aspect))
+    image = to_pixels(tf.image.resize(crop, (size, size), antialias=antialias))
+    if flip:
+        mirrored = tf.random.stateless_uniform([], flip_seed) < 0.5
+        # Not image[:, ::-1], which takes longer than decoding the file.
+        image = tf.cond(mirrored, lambda: tf.reverse(image, [1]), lambda: image)
+    return image

@@ -1,0 +1,1 @@
+"""A trained Keras classifier as what ships: deploy form, SavedModel, TFLite and ONNX files (TensorFlow)."""

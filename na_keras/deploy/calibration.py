@@ -1,0 +1,61 @@
+"""Real images for the ranges of a quantized file, through the preprocessing of evaluation and serving.
+
+They come from a folder of any image files, or from the training split of the dataset that the network was trained on.
+A few hundred, drawn over all classes, are enough: what counts is that bright, dark, plain and busy ones are among them.
+"""
+
+import pathlib
+
+import tensorflow as tf
+
+from na_keras.data import load_source, preprocessing
+from na_keras.data.image_folder import ENDINGS
+
+SEED = 0  # of the draw, so that the same export gives the same file
+
+
+def from_folder(folder):
+    """The images in a folder and those below it, in a mixed order.
+
+    Returns:
+        tf.data.Dataset of {"image": scalar string, encoded; "name": scalar string}.
+
+    Raises:
+        FileNotFoundError: no such folder, or no images in it.
+    """
+    files = sorted(path for path in pathlib.Path(folder).glob("**/*") if path.suffix.lower() in ENDINGS)
+    if not files:
+        raise FileNotFoundError(
+            f"No images in {folder}: expected a folder with files that end in {', '.join(ENDINGS)}."
+        )
+    names = tf.data.Dataset.from_tensor_slices([str(path) for path in files])
+    mixed = names.shuffle(len(files), SEED, reshuffle_each_iteration=False)
+    return mixed.map(lambda name: {"image": tf.io.read_file(name), "name": name})
+
+
+def from_dataset(dataset, data_dir=None):
+    """The images of a dataset's training split, in a mixed order; see na_keras.data.load_source for what it raises."""
+    return load_source(dataset, "train", data_dir).examples(SEED)
+
+
+def representative_images(examples, resize, size, count):
+    """What tflite.convert asks for.
+
+    Args:
+        examples: tf.data.Dataset with "image" and "name", as the functions above return it.
+        resize, size: see preprocessing.evaluation_image.
+        count: how many images, at most.
+
+    Returns:
+        A function without arguments that yields [float32 (1, size, size, 3)], the same images each time.
+
+    Raises:
+        ValueError: an image does not decode; it is named. Before anything is converted.
+    """
+    images = []
+    for example in examples.take(count):
+        try:
+            images.append(preprocessing.evaluation_image(example["image"], resize, size).numpy()[None])
+        except tf.errors.InvalidArgumentError as error:
+            raise ValueError(f"{example['name'].numpy().decode()} does not decode: {error.message}") from error
+    return lambda: ([image.astype("float32")] for image in images)

@@ -1,0 +1,1 @@
+"""TFLite files: converting, rewriting, reading and running them."""

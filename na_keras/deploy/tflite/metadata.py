@@ -1,0 +1,160 @@
+"""Class names and a description inside the TFLite file, as MediaPipe's ImageClassifier and Android Studio read them.
+
+The description is a flatbuffer of its own, ModelMetadata (google-ai-edge/mediapipe,
+mediapipe/tasks/metadata/metadata_schema.fbs, version 1.0.0 of the schema suffices). It stands in the model under the
+name TFLITE_METADATA; the class names, labels.txt, stand behind the model as a zip archive. Interpreters ignore both.
+
+MediaPipe takes pixels 0..255 and normalises what the description says: (pixel - 0) / 1, because the exported networks
+normalise in their own graph. It refuses float files without that entry, and int8 inputs: full int8 files take uint8.
+"""
+
+import io
+import zipfile
+
+import flatbuffers
+import numpy as np
+
+NAME, IDENTIFIER = b"TFLITE_METADATA", b"M001"
+PARSER_VERSION = "1.0.0"  # the first schema: it has everything that is written here
+LABELS_FILE = "labels.txt"
+ALIGNMENT = 16  # bytes, of constants in a TFLite file
+
+# The schema's tables: the position of each field written here. A union takes two, its type's number and its value.
+FIELDS = {
+    "ModelMetadata": {"name": 0, "description": 1, "version": 2, "subgraph_metadata": 3, "min_parser_version": 7},
+    "SubGraphMetadata": {"input_tensor_metadata": 2, "output_tensor_metadata": 3},
+    "TensorMetadata": {"name": 0, "description": 1, "content": 3, "process_units": 4, "associated_files": 6},
+    "Content": {"content_properties_type": 0, "content_properties": 1},
+    "ImageProperties": {"color_space": 0},
+    "FeatureProperties": {},
+    "ProcessUnit": {"options_type": 0, "options": 1},
+    "NormalizationOptions": {"mean": 0, "std": 1},
+    "AssociatedFile": {"name": 0, "description": 1, "type": 2},
+}
+FEATURE_PROPERTIES, IMAGE_PROPERTIES = 1, 2  # union ContentProperties
+NORMALIZATION_OPTIONS = 1  # union ProcessUnitOptions
+RGB = 1  # enum ColorSpaceType
+TENSOR_AXIS_LABELS = 2  # enum AssociatedFileType: a name per index along the output's only long axis
+
+
+class Table:
+    """A table of the schema to be written: its name and the values of its fields.
+
+    A value is a string, a Table, a list of Tables or of floats, or an int for a byte-sized enumeration.
+    """
+
+    def __init__(self, kind, **values):
+        self.kind, self.values = kind, values
+
+
+def write(builder, value):
+    """Writes a value to a flatbuffer and returns its offset; what it refers to is written first."""
+    if isinstance(value, str):
+        return builder.CreateString(value)
+    if isinstance(value, list) and isinstance(value[0], float):
+        return builder.CreateNumpyVector(np.array(value, "<f4"))
+    if isinstance(value, list):
+        offsets = [write(builder, entry) for entry in value]
+        builder.StartVector(4, len(offsets), 4)
+        for offset in reversed(offsets):
+            builder.PrependUOffsetTRelative(offset)
+        return builder.EndVector()
+    slots = FIELDS[value.kind]
+    written = {k: v if isinstance(v, int) else write(builder, v) for k, v in value.values.items()}
+    builder.StartObject(max(slots.values(), default=-1) + 1)
+    for name, entry in written.items():
+        if isinstance(value.values[name], int):
+            builder.PrependInt8Slot(slots[name], entry, 0)
+        else:
+            builder.PrependUOffsetTRelativeSlot(slots[name], entry, 0)
+    return builder.EndObject()
+
+
+def classifier_metadata(name, description="", version=""):
+    """The ModelMetadata flatbuffer (bytes) of a network from an RGB image 0..255 to class probabilities."""
+    normalization = Table("NormalizationOptions", mean=[0.0], std=[1.0])
+    image = Table(
+        "TensorMetadata",
+        name="image",
+        description="RGB image, pixels 0 to 255",
+        content=Table(
+            "Content",
+            content_properties_type=IMAGE_PROPERTIES,
+            content_properties=Table("ImageProperties", color_space=RGB),
+        ),
+        process_units=[Table("ProcessUnit", options_type=NORMALIZATION_OPTIONS, options=normalization)],
+    )
+    labels = Table("AssociatedFile", name=LABELS_FILE, description="class names", type=TENSOR_AXIS_LABELS)
+    probability = Table(
+        "TensorMetadata",
+        name="probability",
+        description="probability of each class",
+        content=Table(
+            "Content", content_properties_type=FEATURE_PROPERTIES, content_properties=Table("FeatureProperties")
+        ),
+        associated_files=[labels],
+    )
+    graph = Table("SubGraphMetadata", input_tensor_metadata=[image], output_tensor_metadata=[probability])
+    texts = {key: text for key, text in (("description", description), ("version", version)) if text}
+    model = Table("ModelMetadata", name=name, **texts, subgraph_metadata=[graph], min_parser_version=PARSER_VERSION)
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(write(builder, model), IDENTIFIER)
+    return bytes(builder.Output())
+
+
+def check_classifier_file(blob, labels):
+    """Raises ValueError unless `labels` fit the TFLite file and its input is one that MediaPipe takes."""
+    from na_keras.deploy.tflite import graph
+
+    described = graph.describe(blob)
+    inputs, outputs = described["inputs"], described["outputs"]
+    if len(inputs) != 1 or len(outputs) != 1 or len(inputs[0]["shape"]) != 4 or inputs[0]["shape"][-1] != 3:
+        raise ValueError(f"Expected one RGB image in and one tensor out. Received: {inputs} and {outputs}")
+    if (dtype := inputs[0]["dtype"]) not in ("float32", "uint8"):
+        raise ValueError(f"MediaPipe takes float32 and uint8 images. Received a file with {dtype} input")
+    if len(labels) != outputs[0]["shape"][-1]:
+        raise ValueError(f"The file's output has {outputs[0]['shape'][-1]} classes. Received: {len(labels)} labels")
+    if bad := [label for label in labels if not label or set(label) & set("\r\n")]:
+        raise ValueError(f"A label is one line of labels.txt, and not empty. Received: {bad[0]!r}")
+
+
+class AlignedBuilder(flatbuffers.Builder):
+    """Keeps constants where the runtime's kernels expect them: the generated classes forget the schema's alignment."""
+
+    def CreateNumpyVector(self, x):  # noqa: N802  its name in flatbuffers
+        """A one-dimensional array; its data begins at a multiple of ALIGNMENT."""
+        self.Prep(ALIGNMENT, x.nbytes)
+        return super().CreateNumpyVector(x)
+
+
+def attach(blob, labels, name, description="", version=""):
+    """A TFLite classifier with its class names and description inside; what it computes is untouched.
+
+    Args:
+        blob: the TFLite file (bytes), float32 or uint8 image in, probabilities out.
+        labels: class names in the order of the outputs; UTF-8 in the file.
+        name, description, version: free text for a person; empty ones are left out.
+
+    Returns:
+        The new file, as bytes: the same ones whenever the arguments are.
+
+    Raises:
+        ValueError: labels that do not fit, an input that MediaPipe refuses, a file that has metadata already.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    check_classifier_file(blob, labels)
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(blob, 0))
+    if any(entry.name == NAME for entry in model.metadata or ()):
+        raise ValueError("The TFLite file has metadata already. Attach to the file that the converter wrote.")
+    buffer, entry = schema.BufferT(), schema.MetadataT()
+    buffer.data = np.frombuffer(classifier_metadata(name, description, version), np.uint8)
+    model.buffers.append(buffer)
+    entry.name, entry.buffer = NAME, len(model.buffers) - 1
+    model.metadata = [*(model.metadata or ()), entry]
+    builder = AlignedBuilder(len(blob) + 4096)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    file = io.BytesIO(builder.Output())
+    with zipfile.ZipFile(file, "a") as archive:  # stored, not compressed: MediaPipe reads it in place
+        archive.writestr(zipfile.ZipInfo(LABELS_FILE), "".join(f"{label}\n" for label in labels))
+    return file.getvalue()

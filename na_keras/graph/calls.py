@@ -1,0 +1,124 @@
+"""The graph of a functional Keras model: its calls in order, and a way to run them with a say in each.
+
+A call is one use of a layer, of a model inside the model, or of a keras.ops operation; a shared layer has several. What
+Keras keeps of this is private (`_keras_history`, `_inbound_nodes`); this is the one file that reads it.
+"""
+
+from typing import NamedTuple
+
+import keras
+
+
+class Call(NamedTuple):
+    """One use of an operation.
+
+    Attributes:
+        operation: a keras.layers.Layer (a model is one) or the object of a keras.ops function; has a `name`.
+        args, kwargs: as they were given, with Keras tensors where tensors go.
+        inputs, outputs: the Keras tensors among the arguments, and those returned.
+    """
+
+    operation: object
+    args: tuple
+    kwargs: dict
+    inputs: list
+    outputs: list
+
+
+def functional(model):
+    """The model as a functional one with the same layers, or None if it has no graph.
+
+    Functional models are returned as they are. A Sequential that knows its input shape has a graph too; other models
+    are Python code.
+    """
+    if isinstance(model, keras.Function) and isinstance(model, keras.Model):
+        return model
+    if isinstance(model, keras.Sequential) and model.built and model.layers:
+        try:
+            return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
+        except (AttributeError, ValueError):  # built without a graph: one of its layers has none
+            return None
+    return None
+
+
+def checked_functional(model, function):
+    """`functional(model)`, for the function of this name.
+
+    Raises:
+        ValueError: the model has no graph.
+    """
+    found = functional(model)
+    if found is None:
+        hint = (
+            "Give the Sequential an input shape: begin it with keras.Input(...)."
+            if isinstance(model, keras.Sequential)
+            else "Build the network as keras.Model(inputs, outputs), or pass the functional model inside yours."
+        )
+        raise ValueError(f"{function} needs a functional model, whose graph it reads. Received: {model!r}. {hint}")
+    return found
+
+
+def node_of(tensor):
+    """Keras' record of the call that made a Keras tensor."""
+    operation, index, _ = tensor._keras_history
+    return operation._inbound_nodes[index]
+
+
+def calls_of(model):
+    """A functional model's calls from inputs to outputs, each after those it needs, always in the same order."""
+    given = {id(tensor) for tensor in model.inputs}
+    order, done = [], set()
+    stack = [node_of(tensor) for tensor in reversed(model.outputs) if id(tensor) not in given]
+    while stack:
+        node = stack[-1]
+        needed = [node_of(tensor) for tensor in node.input_tensors if id(tensor) not in given]
+        waiting = [other for other in needed if id(other) not in done]
+        if waiting:
+            stack.extend(reversed(waiting))
+            continue
+        stack.pop()
+        if id(node) not in done:
+            done.add(id(node))
+            arguments = node.arguments
+            order.append(
+                Call(node.operation, arguments.args, arguments.kwargs, node.input_tensors, list(node.output_tensors))
+            )
+    return order
+
+
+def run_graph(model, inputs, call):
+    """Runs a functional model's graph on other tensors, symbolic or not.
+
+    Args:
+        model: functional model.
+        inputs: its inputs in any structure.
+        call: function (operation, *args, **kwargs) -> output or outputs, asked in place of each operation.
+
+    Returns:
+        The model's outputs as a flat list.
+    """
+    values = {id(tensor): value for tensor, value in zip(model.inputs, keras.tree.flatten(inputs), strict=True)}
+
+    def value_of(argument):
+        return values[id(argument)] if keras.backend.is_keras_tensor(argument) else argument
+
+    for operation, args, kwargs, _, outputs in calls_of(model):
+        args, kwargs = keras.tree.map_structure(value_of, (args, kwargs))
+        returned = keras.tree.flatten(call(operation, *args, **kwargs))
+        values.update(zip(map(id, outputs), returned, strict=True))
+    return [values[id(tensor)] for tensor in model.outputs]
+
+
+def fresh_inputs(model):
+    """New input layers' tensors, equal to the functional model's own, in the same structure."""
+
+    def fresh(tensor):
+        layer = node_of(tensor).operation
+        return type(layer).from_config(layer.get_config()).output
+
+    return keras.tree.map_structure(fresh, model.input)
+
+
+def nested_model(operation):
+    """The functional form of a model used as a layer; None for everything else."""
+    return functional(operation) if isinstance(operation, keras.Model) else None

@@ -1,0 +1,233 @@
+"""Attention modules for networks that are not ours: a trained functional model, rebuilt with a module at chosen places.
+
+    before:  ... -> bn3 --------------> add -> ...        x  = bn3(...)
+    after:   ... -> bn3 -> attention -> add -> ...        x' = k * x for a fresh module of constant gate k
+
+Where is said in insertion_points.py: by default at the authors' place, after the last normalisation of each residual
+branch.
+
+Weights are copied, not shared. A fresh NA multiplies by k = sigmoid(1) (gamma = 0, beta = 1), which changes what a
+trained network computes; `preserve=True` divides the weights that the normalisation multiplies by (gamma and beta) by
+k. With beta_initializer="zeros" k is 1/2, and the network stays the same to the bit.
+"""
+
+import contextlib
+
+import keras
+import numpy as np
+
+from na_keras.graph.calls import calls_of, checked_functional, fresh_inputs, nested_model, run_graph
+from na_keras.graph.insertion_points import NORMALIZATIONS, find_places, graphs
+from na_keras.layers import get_attention
+
+layers = keras.layers
+# (layers whose output is linear in some weights, which these are, which others they may have)
+SCALABLE = (
+    (NORMALIZATIONS, ("gamma", "beta"), ("moving_mean", "moving_variance")),
+    ((layers.Conv1D, layers.Conv2D, layers.Conv3D, layers.DepthwiseConv2D, layers.Dense), ("kernel", "bias"), ()),
+)
+PROBES = ((1.0, 0.0), (10.0, 3.0))  # deviation and mean of the random inputs that a fresh module is tried on
+UNKNOWN_SIZE = 8  # positions along an axis of unknown size, for these inputs
+ROUNDING = {"bfloat16": 2.0**-7, "float16": 2.0**-10, "float32": 2.0**-23, "float64": 2.0**-52}
+
+
+@contextlib.contextmanager
+def settings_of(layer, rank):
+    """Keras' global precision policy and data format as the layer has them: new layers begin with the global ones."""
+    policy, data_format = keras.config.dtype_policy(), keras.config.image_data_format()
+    own_format = getattr(layer, "data_format", None)
+    if isinstance(layer, NORMALIZATIONS) and rank == 4:
+        axis = layer.axis[0] if isinstance(layer.axis, list | tuple) else layer.axis
+        own_format = "channels_first" if axis in (1, -3) else "channels_last"
+    keras.config.set_dtype_policy(layer.dtype_policy)
+    keras.config.set_image_data_format(own_format or data_format)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(policy)
+        keras.config.set_image_data_format(data_format)
+
+
+def make_module(factory, layer, name, x):
+    """A module for the output x of a layer.
+
+    Raises:
+        ValueError: it is no layer, does not take x, or does not keep the shape of x.
+    """
+    if not keras.backend.is_keras_tensor(x):
+        raise ValueError(f"Modules go after layers with one output. Received: {layer.name!r}, which returns {x!r}")
+    with settings_of(layer, len(x.shape)):
+        module = factory(name=name)
+    if not isinstance(module, layers.Layer):
+        raise ValueError(f"attention must return a layer when called with name=. Received: {module!r}")
+    try:
+        y = module(x)
+    except ValueError as error:
+        raise ValueError(f"The module does not take the output of {layer.name!r}, {tuple(x.shape)}: {error}") from error
+    if tuple(getattr(y, "shape", ())) != tuple(x.shape):
+        raise ValueError(
+            f"The module must return the shape of its input, {tuple(x.shape)} after {layer.name!r}. Received: {y!r}"
+        )
+    return module
+
+
+def constant_gate(module, shape):
+    """The number that a module multiplies its input by, measured on random inputs.
+
+    Args:
+        module: built layer.
+        shape: of its input; None where a size is unknown.
+
+    Returns:
+        (k or None if it does something else, smallest and largest factor seen).
+    """
+    rng = np.random.default_rng(0)
+    shape = [2, *(UNKNOWN_SIZE if size is None else size for size in shape[1:])]
+    pairs = []
+    for deviation, mean in PROBES:
+        x = keras.ops.convert_to_tensor(rng.normal(mean, deviation, shape).astype("float32"), module.compute_dtype)
+        y = keras.ops.convert_to_numpy(module(x)).astype("float64")
+        pairs.append((keras.ops.convert_to_numpy(x).astype("float64"), y))
+    k = sum((x * y).sum() for x, y in pairs) / sum((x * x).sum() for x, _ in pairs)
+    # The gate is rounded once and the product once: two units in the last place, and as many for k itself.
+    tolerance = 4 * ROUNDING.get(module.compute_dtype, ROUNDING["float32"])
+    constant = all((np.abs(y - k * x) <= tolerance * np.abs(k * x)).all() for x, y in pairs)
+    factors = np.concatenate([(y / np.where(x == 0, 1, x)).ravel() for x, y in pairs])
+    return (k if constant else None), factors.min(), factors.max()
+
+
+def fold(layer, module, shape):
+    """Divides a layer's output by the constant that the fresh module after it multiplies by, in the layer's weights.
+
+    Raises:
+        ValueError: the module has no constant, or the layer no weights that its output is linear in.
+    """
+    k, low, high = constant_gate(module, shape)
+    refusal = f"preserve=True: {type(module).__name__} after {layer.name!r} would change what the network computes"
+    if k is None or k == 0:
+        raise ValueError(
+            f"{refusal}. A fresh one must multiply by a constant other than 0, as NormalizationAttention does; on "
+            f"random inputs this one multiplies by {low:.3g} to {high:.3g}. Use preserve=False and fine-tune, or "
+            "initialise the module so that it starts as a constant."
+        )
+    if k == 1:
+        return
+    weights = {weight.name: weight for weight in layer.weights}
+    for classes, scaled, others in SCALABLE:
+        linear = getattr(layer, "activation", None) in (None, keras.activations.linear)
+        if isinstance(layer, classes) and scaled[0] in weights and linear and set(weights) <= {*scaled, *others}:
+            for name in scaled:
+                if name in weights:
+                    value = keras.ops.convert_to_numpy(weights[name])
+                    weights[name].assign((value.astype("float64") / k).astype(value.dtype))
+            return
+    raise ValueError(
+        f"{refusal}: it multiplies by {k:.6g}, and {layer.name!r} ({type(layer).__name__}) has no weights that take up "
+        "the inverse. Choose a normalisation with scale=True, or a convolution or Dense without activation; or use "
+        "preserve=False."
+    )
+
+
+class Rebuilding:
+    """Copies of a network's layers, each made once however often and however deep it is called, and the modules."""
+
+    def __init__(self, places, factory, preserve):
+        self.places = {id(layer) for layer in places}
+        self.factory, self.preserve = factory, preserve
+        self.copies, self.modules, self.shapes = {}, {}, {}  # by id of the original layer
+        self.originals = []
+
+    def rebuild(self, model):
+        """The functional model once more, with modules."""
+        taken = {call.operation.name for call in calls_of(model)}
+
+        def call(operation, *args, **kwargs):
+            outputs = self.copy(operation)(*args, **kwargs)
+            if id(operation) not in self.places:
+                return outputs
+            if id(operation) not in self.modules:
+                name = f"{operation.name}_attention"
+                while name in taken:
+                    name += "_"
+                taken.add(name)
+                self.modules[id(operation)] = make_module(self.factory, operation, name, outputs)
+                self.shapes[id(operation)] = outputs.shape
+            return self.modules[id(operation)](outputs)
+
+        inputs = fresh_inputs(model)
+        outputs = keras.tree.pack_sequence_as(model.output, run_graph(model, inputs, call))
+        return keras.Model(inputs, outputs, name=model.name)
+
+    def copy(self, operation):
+        """A layer or operation of the same configuration; its weights come later, when it has some."""
+        if id(operation) not in self.copies:
+            inner = nested_model(operation)
+            if isinstance(operation, keras.Sequential) and inner and not self.reaches(inner):
+                copied = keras.models.clone_model(operation, clone_function=self.copy)
+            elif inner:
+                copied = self.rebuild(inner)
+            else:
+                copied = type(operation).from_config(operation.get_config())
+            self.copies[id(operation)] = copied
+            self.originals.append(operation)
+        return self.copies[id(operation)]
+
+    def reaches(self, model):
+        """Whether a module goes somewhere into the model."""
+        return any(id(call.operation) in self.places for inner in graphs(model) for call in calls_of(inner))
+
+    def copy_weights(self):
+        """Gives the copies the originals' weights, then folds the constants of the modules into them."""
+        for original in self.originals:
+            if isinstance(original, layers.Layer) and not nested_model(original):
+                copied = self.copies[id(original)]
+                copied.set_weights(original.get_weights())
+                if isinstance(copied, layers.Normalization):
+                    copied.finalize_state()  # it computes with a form of its weights
+        for original, module in self.modules.items() if self.preserve else ():
+            fold(self.copies[original], module, self.shapes[original])
+
+
+def insert_attention(model, attention="na", where=None, preserve=False):
+    """A copy of a trained network with attention modules in it.
+
+    >>> model = keras.applications.MobileNetV2(weights=None)
+    >>> len(insert_attention(model).layers) - len(model.layers)  # the residual additions of MobileNetV2
+    10
+    >>> len(insert_attention(model, where=r"project_BN$").layers) - len(model.layers)  # every block
+    17
+
+    Args:
+        model: functional model, or a Sequential with a known input shape. Models inside it are entered too. It is left
+            as it is.
+        attention: a name in `na_keras.ATTENTION`, or a callable that takes `name=` and returns a layer; called once per
+            place, under the precision policy and data format of the layer before.
+        where: None: after the last normalisation before each residual addition, as in the authors' code. A string: a
+            regular expression, searched in layer names. A function of a layer: after each layer that it is true of.
+            Additions without such a normalisation are left alone. For pre-activation networks such as
+            keras.applications.ResNet50V2 there is none: say `where=r"_3_conv$"`.
+        preserve: False: every weight is kept as it is, and fresh modules scale their branches (NA by sigmoid(1) =
+            0.731). True: the new network computes what the old one does, in training mode too, up to rounding: the
+            constant of each fresh module is divided out of the weights of the layer before it. Modules whose fresh
+            gate depends on the input, as SE's, are refused.
+
+    Returns:
+        A new functional keras.Model of the same name, inputs and outputs, not compiled. Its layers are copies with the
+        same names and weights; Keras may list them in another order. `LAYER_attention` follows `LAYER` and feeds all
+        that LAYER fed, outputs of the model included. A layer that is called several times has one module, called as
+        often. New modules are trainable, also in a frozen model. Sequential models that a module goes into become
+        functional.
+
+    Raises:
+        ValueError: the model has no graph; no place for a module, with names of layers that there are; no such module,
+            or one that does not fit; with `preserve=True`, a module without a constant gate, or one after a layer whose
+            weights cannot take up the constant.
+    """
+    source = checked_functional(model, "insert_attention")
+    factory = get_attention(attention)
+    if factory is None:
+        raise ValueError("attention must be a name in na_keras.ATTENTION or a layer factory. Received: None")
+    rebuilding = Rebuilding(find_places(source, where), factory, preserve)
+    rebuilt = rebuilding.rebuild(source)
+    rebuilding.copy_weights()
+    return rebuilt

@@ -1,0 +1,132 @@
+"""Where attention modules go in a network that is not ours: layers of a functional model, found by rule or by name.
+
+The rule is the place in the authors' ResNet (13952522076/NANet, models/resnet/resnet_na4.py; the paper does not say):
+after the last normalisation of each residual branch. Of the tensors that an addition sums up, the shortcut is the one
+with the fewest operations of its own; the others are residual branches:
+
+    x -> conv -> bn -> relu -> conv -> bn -+-> add        5 operations of its own: the branch, and its last norm
+    x ------------> conv -> bn ------------+              2: the shortcut, here with a projection
+
+From the addition a branch is followed back through layers without weights that keep the shape (dropout, activations).
+"""
+
+import re
+
+from keras import Model, layers
+
+from na_keras.graph.calls import calls_of, nested_model
+
+NORMALIZATIONS = (layers.BatchNormalization, layers.LayerNormalization, layers.GroupNormalization)
+
+
+def is_addition(operation):
+    """Whether it is an Add layer or keras.ops.add, as `a + b` of Keras tensors is."""
+    in_ops = type(operation).__name__ == "Add" and not isinstance(operation, layers.Layer)
+    return isinstance(operation, layers.Add) or in_ops
+
+
+def residual_branches(model):
+    """The tensors that additions add to a shortcut, in the order of the graph, and the call that made each tensor."""
+    maker, ancestors, found = {}, {}, []
+    for index, call in enumerate(calls_of(model)):
+        before = [ancestors.get(id(tensor), 0) for tensor in call.inputs]
+        if is_addition(call.operation) and len(before) > 1:
+            own = []  # operations on the way to this summand alone
+            for summand in range(len(before)):
+                elsewhere = 0
+                for other in before[:summand] + before[summand + 1 :]:
+                    elsewhere |= other
+                own.append((before[summand] & ~elsewhere).bit_count())
+            found += [tensor for tensor, count in zip(call.inputs, own, strict=True) if count > min(own)]
+        reached = 1 << index  # a set of calls, as bits
+        for earlier in before:
+            reached |= earlier
+        for tensor in call.outputs:
+            maker[id(tensor)], ancestors[id(tensor)] = call, reached
+    return found, maker
+
+
+def last_normalization(tensor, maker):
+    """The normalisation of feature maps at the end of a branch, or None."""
+    while call := maker.get(id(tensor)):
+        operation = call.operation
+        if isinstance(operation, NORMALIZATIONS):
+            return operation if len(tensor.shape) == 4 else None
+        weightless = not getattr(operation, "weights", None) and not isinstance(operation, Model)
+        if not (weightless and len(call.inputs) == 1 and call.inputs[0].shape == tensor.shape):
+            return None
+        (tensor,) = call.inputs
+    return None
+
+
+def graphs(model):
+    """The functional model and those inside it, each once."""
+    found, waiting, seen = [], [model], set()
+    while waiting:
+        current = waiting.pop(0)
+        found.append(current)
+        for operation in (call.operation for call in calls_of(current)):
+            if id(operation) not in seen and nested_model(operation):
+                waiting.append(nested_model(operation))
+            seen.add(id(operation))
+    return found
+
+
+def find_places(model, where):
+    """The layers after which the modules go, without repetition.
+
+    Raises:
+        ValueError: there is none, or `where` is not a regular expression.
+    """
+    if where is None:
+        return places_by_default(model)
+    if isinstance(where, str):
+        try:
+            pattern = re.compile(where)
+        except re.error as error:
+            raise ValueError(f"where={where!r} is not a regular expression: {error}") from error
+    elif not callable(where):
+        raise ValueError(
+            "where must be None, a regular expression searched in layer names, or a function of a layer. "
+            f"Received: {where!r}"
+        )
+    candidates = {
+        id(call.operation): call.operation
+        for current in graphs(model)
+        for call in calls_of(current)
+        if isinstance(call.operation, layers.Layer)
+    }.values()
+    found = [layer for layer in candidates if (where(layer) if callable(where) else pattern.search(layer.name))]
+    if not found:
+        raise ValueError(
+            f"where={where!r} matches none of the {len(candidates)} layers of {model.name!r}. Some of their names: "
+            f"{some([layer.name for layer in candidates])}"
+        )
+    return found
+
+
+def places_by_default(model):
+    """`find_places` for `where=None`."""
+    found, before_additions = {}, []
+    for current in graphs(model):
+        branches, maker = residual_branches(current)
+        for tensor in branches:
+            before_additions += [maker[id(tensor)].operation.name] if id(tensor) in maker else []
+            if (layer := last_normalization(tensor, maker)) is not None:
+                found[id(layer)] = layer
+    if not found:
+        names = [layer.name for layer in model.layers]
+        seen = f"Before those there is: {some(before_additions)}" if before_additions else f"It has none: {some(names)}"
+        raise ValueError(
+            f"In {model.name!r} no normalisation of feature maps stands before a residual addition. {seen}. Say where "
+            f'the modules go: where="{(before_additions or names)[-1]}$", for one, is a regular expression searched in '
+            "layer names."
+        )
+    return list(found.values())
+
+
+def some(names, count=8):
+    """A few of the names, from all over the list."""
+    names = list(dict.fromkeys(names))
+    step = -(-len(names) // count)
+    return ", ".join(names[::step]) + (", ..." if step > 1 else "")

@@ -1,0 +1,52 @@
+"""onnx_export.py and its consumer; they need tf2onnx and onnxruntime, which few have installed."""
+
+import sys
+
+import keras
+import numpy as np
+import pytest
+from small_run import make_run, picture
+
+from consumers import answer_rules
+from na_keras.deploy import onnx_file
+
+WARNINGS = (
+    "ignore:In the future `np.object`:FutureWarning",  # Keras' own patch of tf2onnx looks for it
+    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning",
+)
+
+
+@pytest.mark.filterwarnings(*WARNINGS)
+def test_an_onnx_file_gives_the_keras_models_answers(tmp_path):
+    pytest.importorskip("tf2onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    from consumers import onnx_runtime
+
+    model = keras.saving.load_model(make_run(tmp_path / "run"))
+    path = tmp_path / "model.onnx"
+    onnx_file.write_onnx(model, path)
+    images = np.stack([picture((48, 48), seed) for seed in range(3)]).astype("float32")
+    answers, description = onnx_runtime.consume(path, {"images": images})
+    expected = model.predict(images, verbose=0)
+    difference = answer_rules.difference(answers["probabilities"], expected, answer_rules.unit(expected))
+    assert difference <= answer_rules.TOLERANCE
+    assert answer_rules.spread(expected) > answer_rules.SMALLEST_SPREAD
+    assert description == {"runtime": f"ONNX Runtime {onnxruntime.__version__}"}
+
+
+def test_normalization_becomes_the_rescaling_that_computes_the_same():
+    images = np.random.default_rng(0).uniform(0, 255, (2, 4, 4, 3)).astype("float32")
+    layer = keras.layers.Normalization(-1, (124, 116, 104), (3400, 1, 3300))
+    expected = layer(images)
+    rescaling = onnx_file.without_captured_tensors(layer)
+    assert isinstance(rescaling, keras.layers.Rescaling)
+    np.testing.assert_allclose(rescaling(images), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_what_cannot_become_a_rescaling_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tf2onnx", type(keras)("tf2onnx"))
+    image = keras.Input((8, 8, 3))
+    model = keras.Model(image, keras.layers.Normalization(1, np.zeros(8), np.ones(8))(image))
+    with pytest.raises(ValueError, match="Normalization over the last axis. Received: axis="):
+        onnx_file.write_onnx(model, tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []

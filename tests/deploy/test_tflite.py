@@ -1,0 +1,290 @@
+"""deploy/tflite and deploy/calibration.py: every kind of file, on a trained network and on single NA layers."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+from weights_that_matter import make_every_weight_matter, photographs
+
+import evaluate
+import export_model
+from consumers import answer_rules
+from latency import networks
+from na_keras import NAMobileNetV2, NormalizationAttention
+from na_keras.data import digits
+from na_keras.deploy import attention_forms, calibration, rewrite, saved_model
+from na_keras.deploy.tflite import conversion, float_gates
+from na_keras.deploy.tflite import graph as tflite_graph
+
+SIZE, RESIZE = 32, 36
+LABELS = [str(digit) for digit in range(10)]
+
+
+def images_of(split):
+    """The digits of a split through the preprocessing of evaluation: float32 (n, 32, 32, 3), labels (n,)."""
+    source = digits(split)
+    generate = calibration.representative_images(source.examples(None), RESIZE, SIZE, source.count)
+    labels = np.array([int(example["label"]) for example in source.examples(None)])
+    return np.concatenate([image for (image,) in generate()]), labels
+
+
+@pytest.fixture(scope="module")
+def held_out():
+    return images_of("validation")
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A network with every layer that the library's networks have, trained on the digits until it is mostly right."""
+    keras.utils.set_random_seed(0)
+    image = keras.Input((SIZE, SIZE, 3), name="images")
+    x = layers.Normalization(-1, (124, 116, 104), (3400, 3300, 3300))(image)
+    norm = lambda x: layers.BatchNormalization(momentum=0.9)(x)  # noqa: E731
+    x = layers.ReLU(6.0)(norm(layers.Conv2D(16, 3, 2, "same", use_bias=False)(x)))
+    for width, stride in ((24, 1), (32, 2)):
+        x = layers.ReLU(6.0)(norm(layers.DepthwiseConv2D(3, stride, "same", use_bias=False)(x)))
+        x = layers.ReLU(6.0)(NormalizationAttention()(norm(layers.Conv2D(width, 1, use_bias=False)(x))))
+    x = layers.ReLU(6.0)(norm(layers.Conv2D(48, 3, 2, "same", use_bias=False)(x)))
+    x = layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(image, layers.Dense(10, "softmax", name="predictions")(x))
+    model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy", steps_per_execution=45)
+    model.fit(*images_of("train"), batch_size=16, epochs=10, verbose=0)
+    return model
+
+
+@pytest.fixture(scope="module")
+def sample():
+    return calibration.representative_images(calibration.from_dataset("digits"), RESIZE, SIZE, 100)
+
+
+@pytest.fixture(scope="module")
+def files(trained, sample):
+    """{kind: flatbuffer} of the trained network."""
+    made = {}
+    for kind, settings in conversion.KINDS.items():
+        copy, _ = rewrite.deploy_copy(trained, settings.form)
+        made[kind] = conversion.convert(saved_model.Classifier(copy, LABELS, RESIZE, SIZE), kind, sample)
+    return made
+
+
+def interpreter_of(flatbuffer):
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_content=flatbuffer, num_threads=1)
+    interpreter.allocate_tensors()
+    return interpreter
+
+
+def answers(flatbuffer, images):
+    """The file's outputs for float images, quantized and dequantized as an app does it: float (n, ...)."""
+    interpreter = interpreter_of(flatbuffer)
+    (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
+
+    def run(image):
+        scale, zero_point = source["quantization"]
+        if scale:
+            limits = np.iinfo(source["dtype"])
+            image = np.clip(np.round(image / scale + zero_point), limits.min, limits.max)
+        interpreter.set_tensor(source["index"], image[None].astype(source["dtype"]))
+        interpreter.invoke()
+        output = interpreter.get_tensor(target["index"])[0].astype("float64")
+        scale, zero_point = target["quantization"]
+        return (output - zero_point) * scale if scale else output
+
+    return np.stack([run(image) for image in images])
+
+
+# Of 360 held-out digits, how many get the network's own answer at least, and how far a probability may be off. The
+# float32 file adds up in another order; float16 rounds weights by 2**-11; a step of the int8 output is 1/256, and some
+# steps come together in 11 layers. An answer changes where two classes were that close.
+AGREEMENT = {
+    "float32": (1.0, 1e-5),
+    "float16": (0.99, 0.02),
+    "dynamic": (0.98, 0.1),
+    "int8": (0.96, 0.5),
+    "int8_float_gate": (0.96, 0.5),
+    "int16x8": (0.98, 0.2),
+}
+
+
+@pytest.mark.parametrize("kind", conversion.KINDS)
+def test_a_file_gives_the_networks_answers_to_held_out_digits(kind, files, trained, held_out):
+    images, labels = held_out
+    expected = trained.predict(images, verbose=0)
+    assert (expected.argmax(1) == labels).mean() > 0.9
+    ours = answers(files[kind], images)
+    agreement, tolerance = AGREEMENT[kind]
+    assert (ours.argmax(1) == expected.argmax(1)).mean() >= agreement
+    assert np.abs(ours - expected).max() <= tolerance
+
+
+def test_types_of_inputs_and_sizes_are_what_the_table_says(files):
+    types = {}
+    for kind, flatbuffer in files.items():
+        (source,), (target,) = (
+            interpreter_of(flatbuffer).get_input_details(),
+            interpreter_of(flatbuffer).get_output_details(),
+        )
+        assert tuple(source["shape"]) == (1, SIZE, SIZE, 3) and tuple(target["shape"]) == (1, 10)
+        types[kind] = (source["dtype"].__name__, target["dtype"].__name__)
+    quantized = dict.fromkeys(("int8", "int8_float_gate"), ("uint8", "uint8"))
+    assert types == dict.fromkeys(files, ("float32", "float32")) | quantized
+    assert {source["quantization"] for source in interpreter_of(files["int8"]).get_input_details()} == {(1.0, 0)}
+
+
+def test_only_the_gates_of_the_second_int8_file_are_float(files):
+    tflite_graph.check_integer_only(files["int8"])
+    floats = tflite_graph.float_operations(files["int8_float_gate"])
+    names = {operation.name for operation, _ in floats}
+    assert {"EXP", "RSQRT", "LOGISTIC", "DEQUANTIZE", "QUANTIZE"} <= names
+    assert not names & {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "SOFTMAX"}
+    for operation, _ in floats:
+        for tensor in operation.outputs:
+            assert float_gates.is_small(tensor.shape), (operation.name, tensor)
+
+
+@pytest.mark.parametrize("kind", ["float32", "int8"])
+def test_evaluate_takes_tflite_files(kind, files, held_out, tmp_path):
+    path = tmp_path / "1" / "tflite" / f"model_{kind}.tflite"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(files[kind])
+    (tmp_path / "1" / "manifest.json").write_text(json.dumps({"preprocessing": {"resize": RESIZE, "size": SIZE}}))
+    result = evaluate.main(["--model", str(path), "--dataset", "digits"])
+    images, labels = held_out
+    assert result["top1"] == pytest.approx((answers(files[kind], images).argmax(1) == labels).mean(), abs=1e-6)
+    path.write_bytes(b"not a model")
+    with pytest.raises(SystemExit, match="does not run in LiteRT"):
+        evaluate.main(["--model", str(path), "--dataset", "digits"])
+
+
+def partitions(flatbuffer):
+    """Into how many pieces LiteRT's CPU delegate and the other operations divide a file."""
+    operations = [operation["op_name"] for operation in interpreter_of(flatbuffer)._get_ops_details()]
+    return operations.count("DELEGATE")
+
+
+def test_float_gates_keep_the_graph_in_one_piece(files):
+    assert partitions(files["int8_float_gate"]) == partitions(files["float32"]) == 1
+    assert partitions(files["int8"]) > 3
+
+
+def test_na_mobilenetv2_at_224_runs_on_any_image_in_one_piece():
+    images = photographs(4, 224)
+    model = make_every_weight_matter(NAMobileNetV2(alpha=0.35, classes=10), images)
+    flats = np.stack([np.full((224, 224, 3), value, "float32") for value in (0, 255)])
+    copy, _ = rewrite.deploy_copy(model, "tflite")
+    in_float = answers(conversion.convert(OneLayer(copy)), np.concatenate([images, flats]))
+    np.testing.assert_allclose(in_float, model.predict(np.concatenate([images, flats]), verbose=0), atol=1e-5)
+    copy, _ = rewrite.deploy_copy(model, "integer_safe")
+    flatbuffer = conversion.convert(OneLayer(copy), "int8_float_gate", lambda: ([image[None]] for image in images))
+    assert partitions(flatbuffer) == 1
+    ours = answers(flatbuffer, np.concatenate([images, flats]))
+    assert np.corrcoef(ours.ravel(), in_float.ravel())[0, 1] > 0.7  # random weights are the hardest case
+    np.testing.assert_allclose(ours.sum(1), 1, atol=10 / 256)
+
+
+class Gate(layers.Layer):
+    """The gate of a NA layer or its deploy form, alone, in one row."""
+
+    def __init__(self, attention):
+        super().__init__()
+        self.attention = attention
+
+    def build(self, shape):
+        self.built = True
+
+    def call(self, x):
+        return self.attention.gate(x)[:, :, :1]
+
+
+class OneLayer:
+    """What conversion.convert needs of a saved_model.Classifier, around any Keras model."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def probabilities(self, images):
+        return {"probabilities": self.model(images)}
+
+    def images_spec(self, batch):
+        return tf.TensorSpec((batch, *self.model.input_shape[1:]), tf.float32, name="images")
+
+
+def gate_model(shape, form):
+    """(Keras model of the gate alone, in a form; the NA layer)."""
+    attention = NormalizationAttention(gamma_initializer=keras.initializers.Constant(0.9))
+    attention.build((None, *shape))
+    image = keras.Input(shape)
+    return keras.Model(image, Gate(form(attention))(image)), attention
+
+
+MAPS = [(112, 112, 16), (56, 56, 24), (56, 56, 256), (28, 28, 32), (14, 14, 96), (7, 7, 320), (7, 7, 2048)]
+
+
+def feature_maps(shape, count, seed):
+    """Maps as a network has them: noise whose channels have means of their own."""
+    rng = np.random.default_rng(seed)
+    return (rng.normal(0, 1, (count, *shape)) + rng.normal(0, 0.3, (count, 1, 1, shape[2]))).astype("float32")
+
+
+@pytest.mark.parametrize("kind", ["int8", "int8_float_gate"])
+@pytest.mark.parametrize("shape", MAPS, ids=str)
+def test_int8_gates_follow_the_float_ones(shape, kind):
+    model, attention = gate_model(shape, attention_forms.IntegerSafeAttention)
+    sample = lambda: ([x[None]] for x in feature_maps(shape, 16, seed=0))  # noqa: E731
+    flatbuffer = conversion.convert(OneLayer(model), kind, sample)
+    x = feature_maps(shape, 8, seed=1)
+    expected = attention.gate(tf.constant(x)).numpy()
+    assert expected.std() > 0.1
+    assert np.corrcoef(answers(flatbuffer, x).ravel(), expected.ravel())[0, 1] > 0.99
+
+
+def test_the_plain_form_of_na_is_refused_for_integers():
+    model, _ = gate_model((14, 14, 16), lambda attention: attention)
+    sample = lambda: ([x[None]] for x in feature_maps((14, 14, 16), 4, seed=0))  # noqa: E731
+    with pytest.raises(ValueError, match="(?s)Expected an integer-only file.*(NEG|SQRT)"):
+        conversion.convert(OneLayer(model), "int8", sample)
+
+
+def test_operations_outside_the_builtin_set_are_an_error():
+    image = keras.Input((8, 8, 3))
+    model = keras.Model(image, layers.Lambda(lambda x: tf.math.bessel_i0e(x))(image))
+    with pytest.raises(Exception, match="BesselI0e"):
+        conversion.convert(OneLayer(model))
+
+
+def test_the_lists_of_kinds_agree():
+    assert tuple(conversion.KINDS) == export_model.KINDS == networks.TFLITE_KINDS
+    assert {"float32", *answer_rules.REDUCED} == set(conversion.KINDS)
+
+
+def test_quantized_kinds_need_images_and_float_gates_need_gates(trained):
+    classifier = saved_model.Classifier(trained, LABELS, RESIZE, SIZE)
+    for kind in ("int8", "int8_float_gate", "int16x8"):
+        with pytest.raises(ValueError, match="needs representative images"):
+            conversion.convert(classifier, kind)
+    image = keras.Input((8, 8, 3))
+    plain = OneLayer(keras.Model(image, layers.Dense(2)(layers.GlobalAveragePooling2D()(image))))
+    sample = lambda: ([x[None]] for x in feature_maps((8, 8, 3), 4, seed=0))  # noqa: E731
+    with pytest.raises(ValueError, match="No attention gate in this file"):
+        conversion.convert(plain, "int8_float_gate", sample)
+
+
+def test_sample_images_come_from_folders_and_name_what_does_not_decode(tmp_path):
+    (tmp_path / "class").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 40, 60, 3), dtype="uint8")
+    for index, picture in enumerate(pixels):
+        (tmp_path / "class" / f"{index}.png").write_bytes(tf.io.encode_png(picture).numpy())
+    (tmp_path / "notes.txt").write_text("not an image, and not read")
+    generate = calibration.representative_images(calibration.from_folder(tmp_path), 36, 32, 10)
+    first, second = ([image for (image,) in generate()] for _ in range(2))
+    assert [image.shape for image in first] == [(1, 32, 32, 3)] * 3 and first[0].dtype == np.float32
+    np.testing.assert_array_equal(first, second)
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff nothing")
+    with pytest.raises(ValueError, match="broken.jpg does not decode"):
+        calibration.representative_images(calibration.from_folder(tmp_path), 36, 32, 10)
+    with pytest.raises(FileNotFoundError, match="No images in"):
+        calibration.from_folder(tmp_path / "missing")

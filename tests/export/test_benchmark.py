@@ -1,0 +1,279 @@
+"""benchmark.py: statistics by a clock that the test sets, the table by the seconds behind it; no actual speed."""
+
+import csv
+import types
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from programs import error_of
+from small_tflite import converted
+
+import benchmark
+import na_keras.models
+from latency import interleaved, networks, report
+from latency.report import Row
+from na_keras.layers import NormalizationAttention, get_attention
+
+
+class FakeMachine:
+    """A clock and programs that take exactly the time they are told; the first call takes a second more."""
+
+    def __init__(self):
+        self.now, self.calls = 0.0, []
+
+    def clock(self):
+        return self.now
+
+    def program(self, name, seconds):
+        """seconds: a number, or a function of how often the program has run."""
+
+        def run():
+            count = self.calls.count(name)
+            self.calls.append(name)
+            self.now += (seconds(count) if callable(seconds) else seconds) + (count == 0)
+
+        return run
+
+
+def test_times_are_per_call_and_ratios_to_the_first():
+    machine = FakeMachine()
+    programs = {"none": machine.program("none", 0.004), "na": machine.program("na", 0.005)}
+    done = []
+    seconds = interleaved.measure(programs, 7, clock=machine.clock, progress=done.append)
+    assert {name: len(values) for name, values in seconds.items()} == {"none": 7, "na": 7} and done == list(range(1, 8))
+    timings = interleaved.summarise(seconds)
+    assert timings["none"].milliseconds == pytest.approx(4) and timings["na"].milliseconds == pytest.approx(5)
+    assert (timings["none"].ratio, timings["none"].low, timings["none"].high) == (1, 1, 1)
+    assert [timings["na"].low, timings["na"].ratio, timings["na"].high] == pytest.approx([1.25] * 3)
+    # As often as each other: 2 for a start, and 9 rounds, two of which warm up, of .05 s a program.
+    assert machine.calls.count("none") == machine.calls.count("na") == 2 + 9 * round(0.1 / 0.009)
+
+
+def test_a_slow_program_runs_once_a_round_in_changing_order():
+    machine = FakeMachine()
+    programs = {name: machine.program(name, 1.0) for name in "abc"}
+    interleaved.measure(programs, 10, clock=machine.clock)
+    rounds = ["".join(machine.calls[index : index + 3]) for index in range(6, len(machine.calls), 3)]
+    assert len(rounds) == 12 and all(sorted(order) == ["a", "b", "c"] for order in rounds)
+    assert len(set(rounds)) > 3 and {order[0] for order in rounds} == {"a", "b", "c"}
+
+
+def test_a_machine_that_slows_down_changes_no_ratio():
+    """What ratios of separate runs get wrong."""
+    machine = FakeMachine()
+    slower = lambda factor: lambda count: factor * (1 + 0.1 * count)  # noqa: E731
+    programs = {"none": machine.program("none", slower(1.0)), "na": machine.program("na", slower(1.2))}
+    timings = interleaved.summarise(interleaved.measure(programs, 9, clock=machine.clock))
+    assert timings["na"].ratio == pytest.approx(1.2) and timings["na"].low == pytest.approx(timings["na"].high)
+    assert timings["none"].milliseconds == pytest.approx(1000 * (1 + 0.1 * 8))  # the 5th of 9 rounds after 4 calls
+
+
+def test_median_and_quartiles():
+    timings = interleaved.summarise({"none": [1.0, 2, 1, 2, 1], "na": [5.0, 2, 4, 6, 200]})
+    assert timings["na"] == interleaved.Timing(5000.0, 4.0, 3.0, 5.0)  # ratios 5, 1, 4, 3, 200
+    assert interleaved.summarise({"none": [2.0], "na": [3.0]})["na"] == interleaved.Timing(3000.0, 1.5, 1.5, 1.5)
+    with pytest.raises(ValueError, match="at least one round"):
+        interleaved.measure({"none": lambda: None}, 0)
+
+
+def row(attention, ratio, model="resnet50", kind="savedmodel", batch=8):
+    return Row(model, kind, batch, attention, 1.0, 10 * ratio, ratio, ratio - 0.01, ratio + 0.01)
+
+
+def test_targets_are_the_projects_and_only_for_what_they_were_set():
+    rows = [row("none", 1.0), row("se", 1.02), row("na", 1.06)]
+    assert report.limits(rows[2], rows, 224) == (1.08, pytest.approx(1.05))
+    assert report.limits(rows[2], rows, 32) == report.limits(rows[1], rows, 224) == (None, None)
+    int8 = [row(name, ratio, "MobileNetV2", "int8", 1) for name, ratio in (("none", 1.0), ("se", 1.1), ("na", 1.3))]
+    assert report.limits(int8[2], rows + int8, 224) == (1.20, None)  # .03 of SE is asked of float rows
+    assert report.limits(rows[2], [rows[0], rows[2]], 224) == (1.08, None)
+    text = report.text_table(rows + int8, 224).splitlines()
+    assert "1.080 met" in text[3] and "1.050 missed" in text[3] and "1.200 missed" in text[6]
+    markdown = report.markdown_table(rows, 224).splitlines()
+    assert markdown[4] == (
+        "| resnet50 | savedmodel | 8 | na | 1.00 | 10.60 | 1.060 | 1.050 .. 1.070 | 1.080 met | 1.050 missed |"
+    )
+    assert {line.count("|") for line in markdown} == {11}
+
+
+def tiny(input_shape, attention=None):
+    """Stands for ResNet50: built by the same call, with the same kinds of layers."""
+    image = keras.Input(input_shape, name="images")
+    x = keras.layers.Rescaling(1 / 127.5, -1)(image)
+    for filters in (16, 32):
+        x = keras.layers.BatchNormalization()(keras.layers.Conv2D(filters, 3, 2, use_bias=False)(x))
+        if attention is not None:
+            x = get_attention(attention)(name=f"attention{filters}")(x)
+        x = keras.layers.ReLU()(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    return keras.Model(image, keras.layers.Dense(10, "softmax", name="predictions")(x), name="tiny")
+
+
+@pytest.fixture
+def tiny_network(monkeypatch):
+    monkeypatch.setitem(na_keras.models.MODELS, "Tiny", tiny)
+
+
+def test_the_table_follows_from_the_seconds(tiny_network, tmp_path, monkeypatch, capsys):
+    measured = []
+    genuine = interleaved.measure
+
+    def measure(*arguments, **options):
+        measured.append(genuine(*arguments, **options, shortest=0.001))
+        return measured[-1]
+
+    monkeypatch.setattr(interleaved, "measure", measure)
+    table, picture, workdir = tmp_path / "latency.csv", tmp_path / "latency.png", tmp_path / "work"
+    kinds = ("keras", "savedmodel", "float32")
+    arguments = ["--model", "tiny", "--size", "32", "--rounds", "4", "--batch-size", "1", "3", "--kinds", *kinds]
+    arguments += ["--workdir", str(workdir)]
+    rows = benchmark.main([*arguments, "--table", str(table), "--output", str(picture)])
+    groups = [("tiny", "keras", 1), ("tiny", "keras", 3), ("tiny", "savedmodel", 1), ("tiny", "savedmodel", 3)]
+    groups += [("tiny", "float32", 1)]
+    names = ("none", "se", "na")
+    assert [(*row.group, row.attention) for row in rows] == [(*group, name) for group in groups for name in names]
+    for index, row in enumerate(rows):
+        seconds = measured[index // 3]
+        ratios = np.array(seconds[row.attention]) / seconds["none"]
+        assert len(ratios) == 4 and min(seconds[row.attention]) > 0
+        assert row.milliseconds == pytest.approx(1000 * np.median(seconds[row.attention]))
+        assert (row.low, row.ratio, row.high) == pytest.approx(tuple(np.percentile(ratios, (25, 50, 75))))
+
+    written = list(csv.DictReader(table.read_text().splitlines()))
+    assert [float(line["ratio"]) for line in written] == [row.ratio for row in rows]
+    assert all("tensorflow" in line["circumstances"] and line["target"] == "" for line in written)
+    assert picture.read_bytes().startswith(b"\x89PNG") and sorted(p.name for p in tmp_path.iterdir()) == [
+        "latency.csv", "latency.png", "work"
+    ]  # fmt: skip
+    printed = capsys.readouterr().out
+    assert printed.count(f"{rows[-1].ratio:.3f}") >= 2 and "| tiny | float32 | 1 | na |" in printed
+
+    # Sizes are those of the files; Keras' are the weights'.
+    sizes = {(row.kind, row.attention): row.megabytes for row in rows}
+    assert sizes["keras", "none"] == pytest.approx(4e-6 * tiny((32, 32, 3)).count_params())
+    (file,) = workdir.glob("tiny-na-32-float32-*")
+    assert sizes["float32", "na"] == file.stat().st_size / 1e6
+    (folder,) = workdir.glob("tiny-na-32-savedmodel-*")
+    assert sizes["savedmodel", "na"] > (folder / "saved_model.pb").stat().st_size / 1e6
+
+    # The next run takes the files from there; one of other code does not.
+    monkeypatch.setattr(networks, "write_artifact", None)
+    again = [*arguments[:-6], "--kinds", "float32", "--workdir", str(workdir), "--attention", "none"]
+    assert len(benchmark.main(again)) == 1
+    monkeypatch.setattr(networks, "fingerprint", lambda: "other")
+    with pytest.raises(TypeError):
+        benchmark.main(again)
+
+
+def test_files_of_other_people_are_measured(tmp_path):
+    network = tiny((32, 32, 3))
+    archive = keras.export.ExportArchive()
+    images = tf.TensorSpec((None, 32, 32, 3), tf.float32, name="images")
+    archive.add_endpoint("serving_default", lambda images: {"probabilities": network(images)}, [images])
+    archive.write_out(str(tmp_path / "saved"), verbose=False)
+    for kind in ("float32", "int8"):
+        (tmp_path / f"{kind}.tflite").write_bytes(converted(kind, negative=False))
+    rows = benchmark.main(
+        ["--rounds", "1", "--batch-size", "2", "--saved-model", f"mine={tmp_path / 'saved'}"]
+        + ["--tflite", f"float={tmp_path / 'float32.tflite'}", f"int={tmp_path / 'int8.tflite'}"]
+    )
+    assert [(*row.group, row.attention) for row in rows] == [
+        ("given", "savedmodel", 2, "mine"), ("given", "tflite", 1, "float"), ("given", "tflite", 1, "int")
+    ]  # fmt: skip
+    assert all(row.ratio > 0 for row in rows)
+    assert rows[2].megabytes == (tmp_path / "int8.tflite").stat().st_size / 1e6
+
+
+def test_programs_compute_what_the_network_does(tmp_path):
+    """A benchmark of something that does not run through would be fast."""
+    network = tiny((32, 32, 3), "na")
+    images = networks.synthetic_images(2, 32)
+    expected = network.predict(images, verbose=0)
+    np.testing.assert_allclose(networks.keras_program(network, 2, 32)(), expected, atol=1e-6)
+    for kind in ("savedmodel", "float32"):
+        networks.write_artifact(network, kind, 32, tmp_path / kind)
+    outputs = networks.savedmodel_program(tmp_path / "savedmodel", 2, 32)()
+    assert any(output.shape == (2, 10) and np.allclose(output, expected, atol=1e-5) for output in outputs)
+    (output,) = networks.tflite_program(tmp_path / "float32", 1)()
+    first = network.predict(networks.synthetic_images(1, 32), verbose=0)
+    np.testing.assert_allclose(output, first, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "attention", "norm_count", "gate_count"),
+    [("mobilenetv2", "none", 52, 0), ("MobileNetV2", "na", 52, 17), ("resnet18", "na", 20, 8)],
+)
+def test_networks_have_nothing_to_fold_away(name, attention, norm_count, gate_count):
+    network = networks.make_network(name, attention, 32)
+    assert network.input_shape == (None, 32, 32, 3) and network.output_shape == (None, 1000)
+    norms = [layer for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    for layer in norms:
+        gamma, beta, mean, variance = (weight.numpy() for weight in layer.weights)
+        assert gamma.min() >= 0.5 and np.ptp(gamma) > 0.1 and np.ptp(beta) > 0.05
+        assert np.abs(mean).max() > 0 and variance.min() > 0 and not np.allclose(variance, 1)
+    gates = [layer for layer in network.layers if isinstance(layer, NormalizationAttention)]
+    assert (len(norms), len(gates)) == (norm_count, gate_count)
+    assert all(abs(layer.gamma.numpy()[0]) > 1e-3 for layer in gates)
+    last = keras.Model(network.input, network.layers[-3].output).predict(networks.synthetic_images(4, 32), verbose=0)
+    positive = last[last > 0]
+    assert positive.size > 100 and positive.min() > 1e-30 and np.isfinite(last).all()
+    assert np.ptp(last, axis=0).max() > 0.1  # images are told apart
+
+
+def test_a_network_that_does_not_run_has_a_reason_instead_of_numbers(capsys):
+    def refused():
+        raise RuntimeError("failed to create XNNPACK\nruntime")
+
+    works = lambda: lambda: None  # noqa: E731
+    sizes = {name: lambda: 2.5 for name in ("none", "se", "na")}
+    group = ("resnet50", "int8", 1)
+    rows = benchmark.measure_group(group, {"none": works, "se": refused, "na": works}, sizes, 2)
+    assert [row.failure for row in rows] == ["", "failed to create XNNPACK runtime", ""]
+    assert rows[1].ratio is None and rows[2].ratio > 0 and rows[2].megabytes == 2.5
+    assert "se does not run: failed to create XNNPACK runtime" in capsys.readouterr().out
+    assert "did not run: failed to create XNNPACK runtime" in report.text_table(rows, 224)
+    rows = benchmark.measure_group(group, {"none": refused, "na": works}, sizes, 2)
+    assert [row.ratio for row in rows] == [None, None] and "compared with does not run" in rows[1].failure
+
+
+def test_what_was_measured_before_an_interruption_is_reported(monkeypatch, tmp_path, capsys):
+    def rows(arguments, folder):
+        yield row("none", 1.0)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(benchmark, "library_rows", rows)
+    table = tmp_path / "latency.csv"
+    with pytest.raises(KeyboardInterrupt):
+        benchmark.main(["--table", str(table), "--kinds", "keras"])
+    assert "| resnet50 | savedmodel | 8 | none |" in capsys.readouterr().out
+    assert len(table.read_text().splitlines()) == 2
+
+
+def test_bad_arguments_are_refused_before_any_work(tmp_path, monkeypatch):
+    program = "export/benchmark.py"
+    assert "NAME=PATH" in error_of(program, "--tflite", "file.tflite")
+    assert "--model must be of mobilenetv2" in error_of(program, "--model", "resnet51")
+    for arguments, message in (
+        (["--rounds", "0"], "--rounds must be at least 1. Received: 0"),
+        (["--batch-size", "1", "0"], "--batch-size must be at least 1. Received: 0"),
+        (["--attention", "none", "na", "na"], "each name once. Received: none na na"),
+        (["--tflite", "a=x", "a=y"], "--tflite: each name once"),
+        (["--table", str(tmp_path / "missing" / "x.csv")], "no folder"),
+    ):
+        with pytest.raises(SystemExit), monkeypatch.context() as patch:
+            errors = []
+            patch.setattr("sys.stderr", types.SimpleNamespace(write=errors.append, flush=lambda: None))
+            benchmark.main(arguments)
+        assert message in "".join(errors)
+    with pytest.raises(SystemExit, match="--attention must be of .*Received: nah"):
+        benchmark.main(["--attention", "none", "nah"])
+    with pytest.raises(SystemExit, match="Nothing at .*given as mine"):
+        benchmark.main(["--tflite", f"mine={tmp_path / 'missing.tflite'}"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SystemExit, match="SavedModel"):
+        benchmark.main(["--saved-model", f"mine={tmp_path / 'empty'}"])
+    monkeypatch.setattr(benchmark.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match=r"matplotlib is not installed. Run: pip install -e '.\[train\]'"):
+        benchmark.main(["--output", str(tmp_path / "x.png"), "--kinds", "keras"])

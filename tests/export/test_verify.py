@@ -1,0 +1,470 @@
+"""verify.py and its consumers: each catches a broken artifact, and what cannot run is skipped, not passed.
+
+The model server is a stand-in (stand_in_server.py).
+"""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+
+import keras
+import numpy as np
+import pytest
+import stand_in_server
+import tensorflow as tf
+from programs import ROOT
+from small_run import LABELS, make_run, picture
+from tensorflow.core.protobuf import saved_model_pb2
+
+import export_model
+import verify
+from consumers import answer_rules, litert_runtime, protocol, wire_format
+from na_keras.data import preprocessing
+
+SIGNATURES = ("serving_default", "serve_bytes")
+INSTALLED = {name: importlib.util.find_spec(name) is not None for name in ("openvino", "tensorflow_serving")}
+
+
+@pytest.fixture(scope="module")
+def version(tmp_path_factory):
+    """A verified version with the float32 TFLite file alone, and REFERENCE.npz beside it."""
+    folder = tmp_path_factory.mktemp("verified")
+    path = make_run(folder / "run")
+    export_model.main(["--model", str(path), "--output", str(folder / "model"), "--top", "3"])
+    model = keras.saving.load_model(path)
+    images = np.stack([picture((48, 48), seed) for seed in range(4)]).astype("float32")
+    encode = [tf.io.encode_jpeg, tf.io.encode_png]
+    files = [encode[seed % 2](picture((60 + seed, 90), seed)).numpy() for seed in range(4)]
+    crops = np.stack([preprocessing.evaluation_image(data, 56, 48) for data in files]).astype("float32")
+    np.savez(
+        folder / "reference.npz",
+        images=images,
+        files=np.array(files),
+        labels=np.array(LABELS),
+        probabilities=model.predict(images, verbose=0),
+        file_probabilities=model.predict(crops, verbose=0),
+    )
+    return folder / "model" / "1"
+
+
+@pytest.fixture(scope="module")
+def questions(version):
+    return version.parents[1] / "reference.npz"
+
+
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch):
+    """A `tensorflow_model_server` on PATH that is the stand-in."""
+    program = stand_in_server.install(tmp_path / "bin")
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    return program
+
+
+def run_verify(version, questions):
+    """(exit status, JSON report, stderr) of verify.py as a program."""
+    command = [sys.executable, str(ROOT / "export" / "verify.py"), str(version), str(questions)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.stdout, result.stderr
+    return result.returncode, json.loads(result.stdout.splitlines()[-1]), result.stderr
+
+
+def expected_answers():
+    """Names of what must have answered, by what is installed."""
+    grpc = ("grpc:",) if INSTALLED["tensorflow_serving"] else ()
+    prefixes = {"c_api": ("",), "python": ("tf2:", "tf1:"), "server": ("rest:", *grpc)}
+    names = {f"{name}/{way}{signature}" for name, ways in prefixes.items() for way in ways for signature in SIGNATURES}
+    return names | ({"openvino/serving_default"} if INSTALLED["openvino"] else set())
+
+
+def test_every_consumer_gives_the_keras_models_answers(version, questions, stand_in):
+    status, report, errors = run_verify(version, questions)
+    assert (status, errors) == (0, "")
+    differences = report["largest_difference"]
+    assert set(differences) == expected_answers() | {"model_float32.tflite"}
+    assert max(differences.values()) < report["tolerance"] == answer_rules.TOLERANCE
+    assert report["spread"] > 0.05
+    consumers = {"c_api", "python", "server", "model_float32.tflite"} | (
+        {"openvino"} if INSTALLED["openvino"] else set()
+    )
+    assert set(report["consumers"]) == consumers
+    assert report["consumers"]["c_api"]["runtime"].startswith(f"TensorFlow {tf.__version__}, C API")
+    assert report["consumers"]["server"] == {"runtime": "stand-in for TensorFlow ModelServer"}
+    skipped = {} if INSTALLED["openvino"] else {"openvino": "openvino is not installed"}
+    if not INSTALLED["tensorflow_serving"]:
+        skipped["server/grpc"] = "tensorflow-serving-api is not installed"
+    assert report["skipped"] == skipped
+
+
+def replace_bytes(path, old, new):
+    assert len(old) == len(new) and old in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(old, new))
+
+
+def replace_softmax(version):
+    """The class scores are sigmoids of the logits, which do not sum to one."""
+    content = saved_model_pb2.SavedModel.FromString((version / "saved_model.pb").read_bytes())
+    nodes = [node for f in content.meta_graphs[0].graph_def.library.function for node in f.node_def]
+    changed = {node.name for node in nodes if node.op == "Softmax" and "predictions" in node.name}
+    for node in nodes:
+        if node.name in changed:
+            node.op = "Sigmoid"
+        for index, name in enumerate(node.input):
+            if name.split(":")[0] in changed:
+                node.input[index] = name.replace(":softmax:", ":y:")
+    assert changed
+    (version / "saved_model.pb").write_bytes(content.SerializeToString())
+
+
+def swap_labels(version):
+    """The names of two classes, both of four letters, change places."""
+    for old, new in ((b"zero", b"----"), (b"five", b"zero"), (b"----", b"five")):
+        replace_bytes(version / "saved_model.pb", old, new)
+
+
+def change_weights(version):
+    """One weight of the last layer, checksums in order: the first class of all gets more likely."""
+    prefix = str(version / "variables" / "variables")
+    reader = tf.train.load_checkpoint(prefix)
+    names = sorted(reader.get_variable_to_shape_map())
+    values = {name: reader.get_tensor(name) for name in names}
+    (bias,) = (name for name in names if getattr(values[name], "shape", None) == (len(LABELS),))
+    values[bias] = values[bias] + np.eye(len(LABELS), dtype="float32")[0]
+    tensors = [tf.constant(values[name]) for name in names]
+    tf.raw_ops.SaveV2(prefix=prefix, tensor_names=names, shape_and_slices=[""] * len(names), tensors=tensors)
+
+
+def change_weights_and_swap_labels(version):
+    change_weights(version)
+    swap_labels(version)
+
+
+BROKEN = {replace_softmax: ["differs by"], change_weights_and_swap_labels: ["differs by", "is called"]}
+
+
+@pytest.mark.parametrize("damage", BROKEN, ids=lambda damage: damage.__name__)
+def test_every_consumer_catches_a_broken_savedmodel(version, questions, stand_in, tmp_path, damage):
+    broken = shutil.copytree(version, tmp_path / "broken")
+    damage(broken)
+    status, _, errors = run_verify(broken, questions)
+    assert status == 1
+    for name in expected_answers():
+        consumer, group = name.split("/")
+        lines = [line for line in errors.splitlines() if line.startswith(f"{consumer}: {group}")]
+        for sentence in BROKEN[damage]:
+            assert any(sentence in line for line in lines), (name, sentence)
+    assert "tflite" not in errors  # the file beside it is sound
+
+
+def convert(function, size=48, representative=None, flex=False):
+    """A TFLite file of a function of `images` (1, size, size, 3), with uint8 input and output if calibrated."""
+    specification = tf.TensorSpec((1, size, size, 3), tf.float32, name="images")
+    module = tf.Module()
+    module.function = tf.function(lambda images: {"probabilities": function(images)}, input_signature=[specification])
+    with tempfile.TemporaryDirectory() as folder:
+        tf.saved_model.save(module, folder, {"serving_default": module.function})
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serving_default"])
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        if flex:
+            converter.target_spec.supported_ops.append(tf.lite.OpsSet.SELECT_TF_OPS)
+        if representative is not None:
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+            converter.representative_dataset = lambda: ([image[None]] for image in representative)
+            converter.inference_input_type = converter.inference_output_type = tf.uint8
+        return converter.convert()
+
+
+def divides_by_brightness(images):
+    """Seven numbers; with integers, a division by zero where an image is black."""
+    mean = tf.reduce_mean(images, (1, 2, 3))[:, None]
+    return tf.range(1.0, 8.0)[None] * mean / tf.maximum(mean, 0.0)
+
+
+# The converter says so of every file with integer input, calibrated or not.
+INTEGER_INPUT = "ignore:Statistics for quantized inputs were expected:UserWarning"
+
+
+@pytest.mark.filterwarnings(INTEGER_INPUT)
+def test_broken_tflite_files_are_each_reported_and_an_absent_server_is_not_a_pass(
+    version, questions, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    broken = shutil.copytree(version, tmp_path / "broken")
+    reference = dict(np.load(questions))
+    reference["images"][3] = 0
+    bright = np.random.default_rng(0).uniform(100, 255, (8, 48, 48, 3)).astype("float32")
+    good = broken / "tflite" / "model_float32.tflite"
+    shutil.copy(good, good.with_name("model_float16.tflite"))
+    shutil.copy(good, good.with_name("model_final.tflite"))
+    good.with_name("model_int8.tflite").write_bytes(convert(divides_by_brightness, representative=bright))
+    good.with_name("model_dynamic.tflite").write_bytes(
+        convert(lambda images: tf.math.tan(images[:, 0, :7, 0]), flex=True)
+    )
+    constant = tf.constant([[0.4, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1]])
+    good.with_name("model_int16x8.tflite").write_bytes(convert(lambda images: constant + 0 * images[:, 0, :7, 0]))
+    good.write_bytes(b"not a flatbuffer")
+    model = keras.saving.load_model(version.parents[1] / "run" / "model.keras")
+    reference["probabilities"] = model.predict(reference["images"], verbose=0)
+    np.savez(tmp_path / "reference.npz", **reference)
+    status, report, errors = run_verify(broken, tmp_path / "reference.npz")
+    assert status == 1
+    lines = {name: text for name, _, text in (line.partition(": ") for line in errors.splitlines())}
+    assert "model_float32.tflite" in lines and "model_float16.tflite" not in lines
+    assert "KIND one of float32, float16" in lines["model_final.tflite"]
+    assert "says the same of every image" in errors.split("model_int16x8.tflite: ")[-1].splitlines()[0]
+    assert "DIV" in errors.split("model_int8.tflite: ")[1]
+    assert "model_dynamic.tflite needs operations outside TFLite's builtin set: FlexTan" in errors
+    assert report["reduced_precision"]["model_float16.tflite"]["top1_agreement"] == 1
+    assert report["skipped"]["server"].startswith("no tensorflow_model_server on PATH")
+    assert not any(name.startswith("server") for name in report["largest_difference"])
+
+
+@pytest.mark.filterwarnings(INTEGER_INPUT)
+def test_integer_input_and_output_are_scaled(questions, tmp_path):
+    rng = np.random.default_rng(0)
+    kernel, weights = rng.normal(0, 0.3, (3, 3, 3, 8)).astype("float32"), rng.normal(0, 3, (8, 7)).astype("float32")
+
+    def classify(images):
+        features = tf.nn.relu(tf.nn.conv2d(images / 255, kernel, 2, "VALID"))
+        return tf.nn.softmax(tf.reduce_max(features, (1, 2)) @ weights)
+
+    path = tmp_path / "model_int8.tflite"
+    images = np.load(questions)["images"] * np.float32([0.1, 0.4, 0.7, 1])[:, None, None, None]
+    path.write_bytes(convert(classify, representative=images))
+    answers, _ = litert_runtime.consume(path, {"images": images})
+    expected = classify(images).numpy()
+    assert answers["probabilities"].dtype == "float32"
+    numbers, sentences = answer_rules.check_reduced("int8", answers["probabilities"], expected)
+    assert sentences == [] and numbers["largest_difference"] < 0.1 and numbers["top1_agreement"] == 1
+    rolled = np.roll(answers["probabilities"], 1, axis=1)
+    assert answer_rules.check_reduced("int8", rolled, expected)[1]
+    details = {"dtype": np.uint8, "quantization": (0.5, 10)}
+    assert litert_runtime.quantize(np.array([-9.0, 0.0, 1.3, 500.0]), details).tolist() == [0, 10, 13, 255]
+    assert litert_runtime.dequantize(np.array([13], "uint8"), details) == 1.5
+
+
+def test_the_rules_refuse_nan_wrong_shapes_and_silence():
+    expected = np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]], "float32")
+    reference = {"labels": np.array(["a", "b", "c"]), "file_probabilities": expected}
+    rows = {(0, 1): expected[:1], (0, 2): expected, (1, 2): expected[1:]}
+
+    def check(**changes):
+        answers = {}
+        for (first, last), values in rows.items():
+            order = np.argsort(-values, 1)[:, :2]
+            top = {"classes": order, "scores": np.take_along_axis(values, order, 1)}
+            top["labels"] = np.char.encode(reference["labels"][order])
+            top |= {name: change(top[name]) for name, change in changes.items()}
+            answers |= {f"serve_bytes/{first}:{last}/{name}": value for name, value in top.items() if value is not None}
+        return answer_rules.check_calls(answers, reference, ["serve_bytes"])
+
+    assert check() == ({"serve_bytes": 0.0}, [])
+    assert "differs by nan" in str(check(scores=lambda scores: scores * np.nan)[1])
+    assert "differs by" in str(check(scores=lambda scores: scores + 1e-3)[1])
+    assert "differs by" in str(check(classes=lambda classes: classes[:, ::-1])[1])
+    assert "lacks labels" in str(check(labels=lambda labels: None)[1])
+    assert "have the shapes" in str(check(scores=lambda scores: scores[:, :1])[1])
+    assert "classes are int64s from" in str(check(classes=lambda classes: classes + 3)[1])
+    assert "is called 'x', expected 'a'" in str(check(labels=lambda labels: np.full_like(labels, b"x"))[1])
+    differences, sentences = answer_rules.check_calls({}, reference, ["serve_bytes"])  # a consumer that answers nothing
+    assert differences == {"serve_bytes": np.inf} and len(sentences) == 4
+    for value in (np.nan, np.inf):
+        assert answer_rules.check_reduced("int8", expected * value, expected)[1] == ["answers are not finite"]
+    once = tf.nn.softmax(4 * np.eye(7, dtype="float32")).numpy()
+    twice = tf.nn.softmax(once).numpy()  # which a correlation does not see
+    assert "differs by" in str(answer_rules.check_reduced("int8", twice, once)[1])
+
+
+def test_differences_are_relative_to_the_largest_probability_and_logit():
+    undecided = np.full((2, 1000), 0.001)
+    assert answer_rules.difference(undecided * 1.2, undecided, answer_rules.unit(undecided)) == pytest.approx(0.2)
+    logits = np.array([[9.0, -9.0, 0.0], [3.0, -3.0, 0.0]])
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    assert answer_rules.unit(probabilities) == pytest.approx(9 * probabilities.max())
+    assert np.isfinite(answer_rules.unit(np.eye(3)))
+    assert answer_rules.difference(undecided[:1], undecided, 1.0) == np.inf
+
+
+def test_missing_files_are_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        verify.main([str(tmp_path), "reference.npz"])
+    assert f"there is no {tmp_path}/saved_model.pb" in capsys.readouterr().err
+
+
+def test_batches_are_one_two_and_all():
+    assert [protocol.batches(n) for n in (1, 2, 4)] == [
+        [(0, 1)],
+        [(0, 1), (0, 2), (1, 2)],
+        [(0, 1), (0, 4), (1, 3)],
+    ]
+
+
+def test_a_network_that_says_nothing_is_refused(version, questions, tmp_path, monkeypatch):
+    monkeypatch.setattr(verify, "CONSUMERS", {})
+    monkeypatch.setattr(verify, "FILE_CONSUMERS", {})
+    reference = dict(np.load(questions))
+    for probabilities in (np.full((4, 7), 1 / 7), np.full((4, 7), np.nan)):
+        np.savez(tmp_path / "same.npz", **{**reference, "probabilities": probabilities})
+        _, (sentence,) = verify.verify(version, tmp_path / "same.npz")
+        assert "agreement says nothing" in sentence
+    assert verify.verify(version, questions)[1] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("import os; os.abort()", "crashed with SIGABRT"),
+        ("raise ValueError('no such thing')", "ValueError: no such thing"),
+        ("import time; time.sleep(60)", "no answer in 0.5 seconds"),
+    ],
+)
+def test_consumers_that_crash_fail_or_hang_are_reported(tmp_path, monkeypatch, text, message):
+    monkeypatch.setattr(verify, "TIMEOUT", 0.5 if "sleep" in text else 60)
+    (tmp_path / "a_consumer.py").write_text(text)
+    monkeypatch.setattr(verify, "FOLDER", tmp_path)
+    with pytest.raises(verify.ConsumerError, match=message):
+        verify.consume("a_consumer", "artifact", "questions")
+
+
+def run_server_consumer(version, questions, tmp_path):
+    command = [sys.executable, "-m", "consumers.model_server", version, questions, tmp_path / "answers.npz"]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT / "export")
+
+
+def test_a_server_that_ends_or_refuses_the_model_is_a_failure(version, questions, tmp_path, stand_in, monkeypatch):
+    monkeypatch.setenv("TENSORFLOW_MODEL_SERVER", f"sh -c 'echo no memory; exit 3' {{base}}")  # noqa: F541
+    result = run_server_consumer(version, questions, tmp_path)
+    assert "The server ended with status 3" in result.stderr and "no memory" in result.stderr and result.returncode == 1
+    monkeypatch.setenv("TENSORFLOW_MODEL_SERVER", f"{stand_in} --state=END")
+    result = run_server_consumer(version, questions, tmp_path)
+    assert "The server could not load the model: is at END" in result.stderr and result.returncode == 1
+
+
+C_API = """
+import pathlib, sys, numpy as np
+from consumers import c_api as c
+version, files = pathlib.Path(sys.argv[1]), np.load(sys.argv[2])["files"].astype(object)
+api = c.load_library()
+def message(call, *arguments):
+    try:
+        call(*arguments)
+    except (c.TensorFlowError, ValueError) as error:
+        print(getattr(error, "code", "ValueError"), str(error).replace(chr(10), " "))
+with c.SavedModel(api, version) as model:
+    message(model.predict, "serve_bytes", {"image_bytes": np.array([files[0], b"no image"], object)})
+    message(model.predict, "serve_bytes", {"image_bytes": np.array([files[0], b""], object)})
+    message(model.predict, "serve_byte", {"image_bytes": files})
+    message(model.predict, "serve_bytes", {"images": files})
+    message(model.predict, "serving_default", {"images": np.zeros((1, 9, 9, 3), "float32")})
+    message(model.predict, "serving_default", {"images": files})
+    print("alive", model.predict("serve_bytes", {"image_bytes": files[:1]})["scores"].shape)
+    try:
+        print("records", c.replay_warmup(model, version))
+    except c.TensorFlowError as error:
+        print("record", error.code)
+message(c.SavedModel, api, version / "nowhere")
+"""
+
+
+def c_api_lines(version, questions):
+    command = [sys.executable, "-c", C_API, str(version), str(questions)]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT / "export")
+    assert result.returncode == 0, result.stderr
+    return result.stdout.splitlines()
+
+
+def field(number, data):
+    """A protocol buffer field of bytes."""
+    size, length = b"", len(data)
+    while length > 127:
+        size, length = size + bytes([length & 127 | 128]), length >> 7
+    return bytes([number << 3 | 2]) + size + bytes([length]) + data
+
+
+def warmup_record(signature, **inputs):
+    """PredictionLog{predict_log{request{model_spec, inputs}}}."""
+    specification = field(1, b"demo") + field(3, signature.encode())
+    entries = (field(1, k.encode()) + field(2, tf.make_tensor_proto(v).SerializeToString()) for k, v in inputs.items())
+    return field(6, field(1, field(1, specification) + b"".join(field(2, entry) for entry in entries)))
+
+
+def write_warmup(version, records):
+    path = version / "assets.extra" / "tf_serving_warmup_requests"
+    path.parent.mkdir(exist_ok=True)
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for record in records:
+            writer.write(record)
+
+
+def test_the_c_api_reports_errors_and_lives_on_and_replays_warm_up_records(version, questions, tmp_path):
+    copy = shutil.copytree(version, tmp_path / "copy")
+    reference = np.load(questions)
+    files, images = reference["files"].tolist(), reference["images"]
+    write_warmup(
+        copy, [warmup_record("serve_bytes", image_bytes=files), warmup_record("serving_default", images=images[:2])]
+    )
+    lines = c_api_lines(copy, questions)
+    assert lines[0].startswith("3 ") and lines[1].startswith("3 ")  # INVALID_ARGUMENT
+    assert lines[2].startswith("ValueError Expected one of the signatures ['serve_bytes', 'serving_default']")
+    assert lines[3] == "ValueError serve_bytes takes ['image_bytes']. Received: ['images']"
+    assert lines[4].startswith("3 ") and lines[5].startswith("3 ")
+    assert lines[6:8] == ["alive (1, 3)", "records 2"]
+    assert "nowhere" in lines[8] and lines[8].startswith("5 ")  # NOT_FOUND
+    write_warmup(copy, [warmup_record("serve_bytes", image_bytes=[b"no image"])])
+    assert "record 3" in c_api_lines(copy, questions)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "uint8", "int8", "int64", "bool"])
+def test_tensors_are_read_as_tensorflow_writes_them(dtype):
+    values = np.array([[-3, 0, 100], [5, -128, 5]]).astype(dtype)
+    packed = tf.make_tensor_proto(values)
+    assert bool(packed.tensor_content) == (dtype != "bool")
+    listed = tf.make_tensor_proto(values[0, 0])
+    listed.tensor_shape.CopyFrom(packed.tensor_shape)  # one value for all
+    for proto in (packed, listed):
+        ours = wire_format.tensor(proto.SerializeToString())
+        np.testing.assert_array_equal(ours, tf.make_ndarray(proto))
+        assert ours.dtype == dtype
+    strings = tf.make_tensor_proto([[b"a", "ä".encode()], [b"\x00\x01", b""]])
+    np.testing.assert_array_equal(wire_format.tensor(strings.SerializeToString()), tf.make_ndarray(strings))
+
+
+def test_damaged_records_and_other_files_are_refused(tmp_path):
+    path = tmp_path / "records"
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for record in (b"", b"one", bytes(range(256)) * 9):
+            writer.write(record)
+    data = path.read_bytes()
+    assert list(wire_format.records(data)) == [b"", b"one", bytes(range(256)) * 9]
+    for damaged in (data[:-1], data[:-5] + b"x" + data[-4:], b"hello" * 9, data[:5]):
+        with pytest.raises(ValueError, match="TFRecord"):
+            list(wire_format.records(damaged))
+    with pytest.raises(ValueError, match="Expected a PredictionLog with a predict_log"):
+        wire_format.warmup_request(field(1, b""))
+    for nothing in (b"\xff", b"\x0a\x05ab", b"\x0b"):
+        with pytest.raises(ValueError):
+            wire_format.message(nothing)
+    half = tf.make_tensor_proto(np.zeros(2, "float16")).SerializeToString()
+    with pytest.raises(ValueError, match="Expected a tensor of one of"):
+        wire_format.tensor(half)
+
+
+def test_consumers_run_where_keras_cannot_be_imported():
+    program = (
+        "from consumers import protocol as c; c.forbid_keras()\n"
+        "import tensorflow as tf, importlib.util\n"
+        "try:\n    import keras\nexcept ImportError:\n    print('no keras', tf.constant(1).numpy())\n"
+        "print(importlib.util.find_spec('keras')); c.check_without_keras()\n"
+        "del __import__('sys').modules['keras']; import keras\n"
+        "try:\n    c.check_without_keras()\nexcept RuntimeError as error:\n    print(error)"
+    )
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT / "export", capture_output=True, text=True)
+    lines = result.stdout.splitlines()
+    assert lines[:2] == ["no keras 1", "None"], result.stderr
+    assert lines[2].startswith("This consumer must run without Keras. Found: ['keras")
+    with pytest.raises(RuntimeError, match="Keras is loaded already"):
+        protocol.forbid_keras()

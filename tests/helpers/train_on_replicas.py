@@ -1,0 +1,29 @@
+"""Trains the small network of small_training.py and writes its variables: a program for tests.
+
+python tests/helpers/train_on_replicas.py N FILE      on N virtual CPUs
+python tests/helpers/train_on_replicas.py 0 FILE      on the machines of TF_CONFIG
+"""
+
+import os
+import pathlib
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ["KERAS_BACKEND"] = "tensorflow"
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[2] / "training"))
+
+import numpy as np
+
+from engine import strategies
+
+if __name__ == "__main__":
+    replicas, path = int(sys.argv[1]), sys.argv[2]
+    if replicas:
+        strategy = strategies.make_strategy("mirrored", virtual_cpus=replicas)
+    else:
+        strategy = strategies.make_strategy("multi_worker_mirrored")
+    from small_training import weights_after  # starts TensorFlow, after which devices cannot be split
+
+    weights, _ = weights_after(strategy, 20, 1)
+    strategies.total(strategy, 0)  # nobody leaves before the others are done
+    np.savez(path, *weights)

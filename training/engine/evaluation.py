@@ -1,0 +1,47 @@
+"""Exact evaluation: every example of a source once, single crop; and the naming of images that do not decode."""
+
+import contextlib
+
+import tensorflow as tf
+
+from engine import steps
+from na_keras.data import pipeline
+
+
+class UnreadableImageError(ValueError):
+    """An image does not decode; the message names it."""
+
+
+@contextlib.contextmanager
+def naming_unreadable_images(source, *position):
+    """Turns TensorFlow's error about some image into one that names it; `position` as in pipeline.first_unreadable."""
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        found = pipeline.first_unreadable(source, *position)
+        if found is None:
+            raise
+        raise UnreadableImageError(f"{source.name}: the image {found[0]} cannot be decoded: {found[1]}") from error
+
+
+def evaluate(strategy, evaluate_steps, source, batch_size, resize, size):
+    """Means over every example of the source, and how many that were.
+
+    Args:
+        strategy, evaluate_steps: of steps.make_evaluate_steps.
+        source: na_keras.data.source.Source.
+        batch_size: examples per step, all replicas together.
+        resize, size: see na_keras.preprocessing.evaluation_image.
+
+    Raises:
+        UnreadableImageError: an image does not decode; in evaluation none is ever skipped.
+    """
+
+    def batches(context):
+        return pipeline.evaluation_batches(source, batch_size=batch_size, resize=resize, size=size, context=context)
+
+    iterator = iter(strategy.distribute_datasets_from_function(batches))
+    with naming_unreadable_images(source, None, 0, 0, batch_size):
+        count = tf.constant(-(-source.count // batch_size))
+        sums = evaluate_steps(iterator, count, steps.NO_SUMS, tf.constant(0.0))["sums"].numpy()
+    return steps.means(sums), int(sums[-1])

@@ -1,0 +1,195 @@
+"""One step, compiled: the loss, its gradient on every replica, the update, and the sums that statistics come from.
+
+The loss is the sum of the examples' losses over the GLOBAL batch size, so that gradients added up over replicas are
+those of one device on the whole batch.
+"""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from engine import optimization
+
+# What a step and an evaluation add up, over examples.
+SUMS = ("loss", "top1", "top5", "examples")
+NO_SUMS = np.zeros(len(SUMS), np.float64)
+
+LOSSES = {
+    "cross_entropy": keras.losses.categorical_crossentropy,
+    "binary_cross_entropy": keras.losses.binary_crossentropy,  # the mean over the classes
+}
+
+
+def example_sums(losses, targets, outputs, weights):
+    """The numbers of `SUMS` over a batch: float32 (4,).
+
+    Args:
+        losses, weights: (examples,), float32; a weight is 1, or 0 for an example that does not count.
+        targets: labels (examples,), or shares (examples, classes), of which the largest is the label.
+        outputs: logits or probabilities (examples, classes).
+    """
+    labels = tf.cast(targets if targets.shape.rank == 1 else tf.argmax(targets, axis=1), tf.int32)
+    # Not tf.math.in_top_k, which counts ties as hits: a collapsed network would have 100 %.
+    best = tf.math.top_k(outputs, min(5, outputs.shape[-1])).indices
+    hits = tf.cast(best == labels[:, None], tf.float32)  # (examples, 5)
+    values = tf.stack([losses, hits[:, 0], tf.reduce_sum(hits, axis=1), tf.ones_like(losses)])
+    return tf.reduce_sum(values * weights, axis=1)
+
+
+def example_losses(targets, outputs, loss="cross_entropy", label_smoothing=0.0, from_logits=True):
+    """The loss of each example: float32 (examples,). Arguments as in `example_sums` and recipes.Recipe."""
+    if targets.shape.rank == 1:
+        targets = tf.one_hot(targets, outputs.shape[-1])
+    # Of a softmax layer's outputs Keras keeps the logits and computes from them.
+    return LOSSES[loss](targets, outputs, from_logits=from_logits, label_smoothing=label_smoothing)
+
+
+def repeated(strategy, step):
+    """The compiled function of the loop: several batches, each dealt to all replicas, in one call.
+
+    Args:
+        strategy: tf.distribute.Strategy.
+        step: function of a batch as the strategy deals it, called in cross-replica context; returns (sums of the batch,
+            float32; whether all went well, scalar boolean).
+
+    Returns:
+        run(iterator, count, sums, stop), which returns a dictionary of
+            sums: those that were given plus those of `count` batches, float64. The running sums go in and come out, one
+                batch added after the other, so that they do not depend on how the batches were grouped into calls.
+            failed: the first batch of the call (0, 1, ...) that did not go well or whose sums were not finite, or -1.
+            waited: seconds during which the steps before were done and the next batch was not there yet.
+            stop: on how many replicas of all machines `stop`, 1 or 0, was set: machines stop together.
+    """
+
+    @tf.function
+    def run(iterator, count, sums, stop):
+        failed, waited = -1, tf.constant(0.0, tf.float64)
+        votes = strategy.reduce("SUM", strategy.run(tf.identity, args=(stop,)), axis=None)
+        for index in tf.range(count):
+            with tf.device("CPU:0"), tf.control_dependencies([sums]):
+                idle = tf.timestamp()
+            batch = next(iterator)
+            arrived = [part for value in batch for part in strategy.experimental_local_results(value)]
+            with tf.device("CPU:0"), tf.control_dependencies([idle, *arrived]):
+                waited += tf.timestamp() - idle
+            added, well = step(batch)
+            with tf.device("CPU:0"):  # copying the sums there waits for the device that computes them
+                sums += tf.cast(added, tf.float64)
+                well &= tf.reduce_all(tf.math.is_finite(added))
+                failed = tf.where((failed < 0) & ~well, index, failed)
+        return {"sums": sums, "failed": failed, "waited": waited, "stop": votes}
+
+    return run
+
+
+def make_train_steps(strategy, model, optimizer, recipe, loss_scale=None, averaged=None, xla=False):
+    """`repeated` optimizer steps on batches of (images, targets, weights).
+
+    Args:
+        strategy: tf.distribute.Strategy, in whose scope all that follows was made.
+        model: keras.Model whose outputs are logits.
+        optimizer: built for the model's trainable variables.
+        recipe: Recipe.
+        loss_scale: None, or optimization.LossScale for a float16 network.
+        averaged: None, or another such model, whose variables follow as the moving average of the recipe's decay.
+        xla: compile the network's forward and backward pass with XLA.
+    """
+    weights = [variable.value for variable in model.trainable_variables]
+    replicas = strategy.num_replicas_in_sync
+
+    def gradients_of(images, targets, example_weights, scale):
+        with tf.GradientTape() as tape:
+            logits = model(images, training=True)
+            losses = example_losses(targets, logits, recipe.loss, recipe.label_smoothing)
+            loss = tf.reduce_sum(losses * example_weights) / recipe.batch_size
+            if model.losses:  # regularizers: once per step, however many replicas and slices add up
+                loss += tf.add_n(model.losses) / (replicas * recipe.accumulate)
+            loss *= scale
+        gradients = tape.gradient(loss, weights, unconnected_gradients="zero")
+        return gradients, example_sums(losses, targets, logits, example_weights)
+
+    if xla:  # the update stays outside: it reaches over to the other replicas' devices
+        gradients_of = tf.function(gradients_of, jit_compile=True)
+
+    def accumulated(batch, scale):
+        """Gradients and sums of a replica's batch, worked through in slices."""
+        slices = zip(*(tf.split(value, recipe.accumulate) for value in batch), strict=True)
+        gradients, sums = gradients_of(*next(slices), scale)
+        for part in slices:
+            more, more_sums = gradients_of(*part, scale)
+            gradients, sums = [a + b for a, b in zip(gradients, more, strict=True)], sums + more_sums
+        return gradients, sums
+
+    def reduced(gradients, scale):
+        """Gradients summed over all replicas, on every replica alike, clipped; and whether they are finite.
+
+        Clipping each replica's own share, as optimizers' `global_clipnorm` does, is another and wrong thing; and a
+        replica that looked at its own share alone would not see another's overflow.
+        """
+        total = tf.distribute.get_replica_context().all_reduce("SUM", gradients)
+        total = [gradient / scale for gradient in total]
+        norm = tf.linalg.global_norm(total)
+        if recipe.clip_norm is not None:
+            total, _ = tf.clip_by_global_norm(total, recipe.clip_norm, norm)
+        return total, tf.math.is_finite(norm)
+
+    def apply(gradients):
+        """The update, from gradients that are summed already: the optimizer adds them up over the replicas again."""
+        optimizer.apply([gradient / replicas for gradient in gradients], model.trainable_variables)
+
+    def plain_step(*batch):
+        gradients, sums = accumulated(batch, 1.0)
+        if recipe.clip_norm is None:
+            optimizer.apply(gradients, model.trainable_variables)
+        else:
+            apply(reduced(gradients, 1.0)[0])
+        return sums
+
+    def scaled_gradients(*batch):
+        scale = tf.identity(loss_scale.value)
+        gradients, sums = accumulated(batch, scale)
+        return *reduced(gradients, scale), sums
+
+    def step(batch):
+        well = tf.constant(True)
+        if loss_scale is None:
+            sums = strategy.run(plain_step, args=batch)
+        else:
+            gradients, finite, sums = strategy.run(scaled_gradients, args=batch)
+            finite = strategy.experimental_local_results(finite)[0]  # the same on all
+            if finite:
+                strategy.run(apply, args=(gradients,))
+            else:  # the step counts, for the schedule and the order of the data, but changes nothing
+                optimizer.iterations.assign_add(1)
+            well = loss_scale.update(finite)
+        if averaged is not None:
+            pairs = [[variable.value for variable in network.variables] for network in (averaged, model)]
+            optimization.update_averages(strategy, *pairs, optimizer.iterations.value, recipe.ema_decay)
+        return strategy.reduce("SUM", sums, axis=None), well
+
+    return repeated(strategy, step)
+
+
+def make_evaluate_steps(strategy, predict, from_logits=True):
+    """`repeated` evaluation of batches of (images, labels, weights).
+
+    Args:
+        strategy: tf.distribute.Strategy.
+        predict: function of images (examples, height, width, 3) that returns logits or probabilities.
+        from_logits: which of them.
+    """
+
+    def replica_step(images, labels, weights):
+        outputs = predict(images)
+        return example_sums(example_losses(labels, outputs, from_logits=from_logits), labels, outputs, weights)
+
+    def step(batch):
+        return strategy.reduce("SUM", strategy.run(replica_step, args=batch), axis=None), tf.constant(True)
+
+    return repeated(strategy, step)
+
+
+def means(sums):
+    """{"loss": ..., "top1": ..., "top5": ...} per example."""
+    values = np.asarray(sums, np.float64)
+    return {name: float(value / values[-1]) for name, value in zip(SUMS[:-1], values[:-1], strict=True)}

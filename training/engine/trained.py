@@ -1,0 +1,153 @@
+"""Opens whatever a trained network is kept in, to be evaluated: a .keras file, a run's checkpoint, an export."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+import recipes
+from engine import checkpoints, loop, run_directory
+from na_keras.model_files import check_classifier, load_model, training_record
+
+
+@dataclasses.dataclass
+class Trained:
+    """A network to evaluate.
+
+    Attributes:
+        predict: function of uint8 images (batch, size, size, 3) that returns float32 (batch, classes).
+        from_logits: whether these are logits, not probabilities.
+        classes, size: what it takes and gives.
+        dataset, resize: what it was trained on, and the shorter side before the crop; None where nothing says so.
+        path: where it was found.
+    """
+
+    predict: Callable
+    from_logits: bool
+    classes: int
+    size: int
+    dataset: str | None
+    resize: int | None
+    path: pathlib.Path
+
+
+def open_keras_file(path):
+    """A .keras file, with recipe.json beside it if it is still in its run directory."""
+    model = load_model(path)
+    check_classifier(model)
+    shape = model.input_shape
+    if shape[1] is None or shape[1] != shape[2]:
+        raise ValueError(f"Expected a network of square images of a known size. Received: {shape}")
+    recipe, _ = training_record(path)
+    dataset, resize = (recipe or {}).get("dataset"), (recipe or {}).get("evaluation_resize")
+    predict = lambda images: model(images, training=False)  # noqa: E731
+    return Trained(predict, False, model.output_shape[-1], shape[1], dataset, resize, path)
+
+
+def open_checkpoint(directory, path=None):
+    """The newest readable checkpoint of a run directory, or the one at `path`.
+
+    Raises:
+        CheckpointError: there is none that can be read.
+    """
+    recipe, execution = run_directory.stored_recipe(directory, recipes.Recipe)
+    classes = len((directory / run_directory.LABELS).read_text("utf-8").splitlines())
+    model = loop.make_model(recipe, classes, False, recipe.tested_size, execution["precision"])
+    # Of the two networks in a checkpoint the one that training evaluates.
+    name = "model" if recipe.ema_decay is None else "averaged"
+    variables = tf.train.Checkpoint(**{name: [variable.value for variable in model.variables]})
+    if path is None:
+        path = checkpoints.restore(variables, directory / run_directory.CHECKPOINTS, partial=True)
+        if path is None:
+            raise checkpoints.CheckpointError(f"{directory} holds no checkpoint yet.")
+    else:
+        checkpoints.read(variables, path, partial=True)
+    predict = lambda images: model(images, training=False)  # noqa: E731
+    return Trained(predict, True, classes, recipe.tested_size, recipe.dataset, recipe.evaluation_resize, path)
+
+
+def open_saved_model(path):
+    """A version that export_model.py wrote, by its signature serving_default; needs no Keras."""
+    loaded = tf.saved_model.load(str(path))
+    signature = loaded.signatures.get("serving_default")
+    inputs = {} if signature is None else signature.structured_input_signature[1]
+    if set(inputs) != {"images"} or "probabilities" not in signature.structured_outputs:
+        raise ValueError(
+            f"Expected a SavedModel with the signature serving_default(images) -> probabilities. Received: {inputs}"
+        )
+    size, classes = inputs["images"].shape[1], signature.structured_outputs["probabilities"].shape[-1]
+
+    def predict(images, keep_alive=loaded):  # a signature does not hold its variables
+        return signature(images=tf.cast(images, inputs["images"].dtype))["probabilities"]
+
+    return Trained(predict, False, classes, size, None, exported_resize(path), path)
+
+
+def open_tflite(path):
+    """A TFLite file that export_model.py wrote, run by LiteRT image by image; needs the extra `export`."""
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError as error:
+        raise ValueError("TFLite files need ai-edge-litert. Run: pip install -e '.[export]'") from error
+    try:
+        interpreter = Interpreter(str(path))
+        interpreter.allocate_tensors()
+    except (ValueError, RuntimeError) as error:  # not a TFLite file; operations that LiteRT does not have
+        raise ValueError(f"{path} does not run in LiteRT: {error}") from error
+    given, returned = interpreter.get_input_details(), interpreter.get_output_details()
+    if len(given) != 1 or len(returned) != 1 or len(given[0]["shape"]) != 4 or len(returned[0]["shape"]) != 2:
+        raise ValueError(f"Expected one image in and probabilities out. Received: {given} and {returned}")
+    (given,), (returned,) = given, returned
+
+    def answer(image):
+        scale, zero_point = given["quantization"]
+        if scale:
+            limits = np.iinfo(given["dtype"])
+            image = np.clip(np.round(image / scale + zero_point), limits.min, limits.max)
+        interpreter.set_tensor(given["index"], image[None].astype(given["dtype"]))
+        interpreter.invoke()
+        scale, zero_point = returned["quantization"]
+        output = interpreter.get_tensor(returned["index"])[0].astype("float32")
+        return (output - zero_point) * np.float32(scale) if scale else output
+
+    classes, size = int(returned["shape"][1]), int(given["shape"][1])
+
+    def predict(images):
+        answers = tf.numpy_function(lambda batch: np.stack([answer(image) for image in batch]), [images], tf.float32)
+        return tf.ensure_shape(answers, (None, classes))
+
+    return Trained(predict, False, classes, size, None, exported_resize(path.parents[1]), path)
+
+
+def exported_resize(version):
+    """The shorter side before the crop, from the manifest of an exported version; None without one."""
+    manifest = version / "manifest.json"
+    return json.loads(manifest.read_text("utf-8"))["preprocessing"]["resize"] if manifest.exists() else None
+
+
+def open_trained(path):
+    """The network at `path`: a .keras or .tflite file, a run directory, a checkpoint's folder in it, or a SavedModel's.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        ValueError: something else is there.
+        CheckpointError: a run directory without a readable checkpoint.
+    """
+    path = pathlib.Path(path)
+    if (path / "saved_model.pb").exists():
+        return open_saved_model(path)
+    if (path / run_directory.RECIPE).exists():
+        return open_checkpoint(path)
+    if (path / "state.index").exists() and (path.parents[1] / run_directory.RECIPE).exists():
+        return open_checkpoint(path.parents[1], path)
+    if path.is_dir():
+        raise ValueError(
+            f"{path} holds neither {run_directory.RECIPE} (a run), nor state.index inside of a run (a checkpoint), nor "
+            "saved_model.pb (an exported version, for example exported/demo/1)."
+        )
+    if path.suffix == ".tflite" and path.exists():
+        return open_tflite(path)
+    return open_keras_file(path)
