@@ -3,11 +3,12 @@
 Every function takes one encoded image, a scalar string tensor, and runs in tf.data maps, in tf.function and in exported
 graphs. Pixels stay 0..255; the networks normalise them in their own graph.
 
-- Decoding: JPEG with the accurate integer transform (equal to Pillow's; TensorFlow's default is off by up to 22), other
-  formats by their signature (PNG, the first frame of a GIF, BMP of 24 bits, still WebP). Grey and CMYK become RGB;
-  of 16 bits the high byte is kept; transparency is dropped.
-- What declares more than 179 million pixels is refused before it is decoded (image_headers.py), in evaluation and so in
-  exported graphs. Not in training: its files are the owner's choice, and the check costs 5 % of an image's CPU time.
+- Decoding: JPEG with the accurate integer transform (equal to Pillow's; TensorFlow's default is off by up to 22), PNG,
+  the first frame of a GIF, BMP of 8 (palette), 24 and 32 bits, still WebP, known by their signature; whatever else
+  TensorFlow can decode is refused (image_headers.py). Grey and CMYK become RGB; of 16 bits the high byte is kept;
+  transparency is dropped.
+- What declares more than 179 million pixels is refused before it is decoded (image_headers.py). A JPEG not in training:
+  its files are the owner's choice, and the check costs 5 % of an image's CPU time.
 - Evaluation: torchvision's Resize and CenterCrop, within 1 of Pillow.
 - Training: torchvision's RandomResizedCrop ("random-size cropping" of the paper's section 5.1) and a horizontal flip.
   tf.image.sample_distorted_bounding_box draws from another distribution (mean area .37 of the image instead of .43).
@@ -17,10 +18,60 @@ import math
 
 import tensorflow as tf
 
-from na_keras.data.image_headers import declared_pixels, jpeg_pixels, within_limit
+from na_keras.data.image_headers import (
+    BITMAP_COLOURS,
+    BITMAP_HEADER_SIZE,
+    apart,
+    check_format,
+    declared_pixels,
+    has_format,
+    jpeg_pixels,
+    number,
+    read_header,
+    within_limit,
+)
 
 ACCURATE = "INTEGER_ACCURATE"
+BITMAP_FILE_HEADER = 14  # bytes of a BMP before the header that `BITMAP_HEADER_SIZE` counts; behind it, the palette
 WINDOW_ATTEMPTS = 10  # torchvision's, before it falls back to a centre crop
+
+
+def decode_bitmap(data, header):
+    """An encoded BMP whose header `check_format` has passed -> uint8 (height, width, 3)."""
+    image = tf.io.decode_bmp(data, channels=0)  # (height, width, 1, 3 or 4)
+
+    def palette_colours():
+        start = BITMAP_FILE_HEADER + tf.cast(number(header, BITMAP_HEADER_SIZE, 4), tf.int32)
+        declared = tf.cast(number(header, BITMAP_COLOURS, 4), tf.int32)
+        count = tf.where((declared > 0) & (declared < 256), declared, 256)
+        entries = tf.io.decode_raw(tf.strings.substr(data, start, 4 * count), tf.uint8, fixed_length=4 * 256)
+        blue_green_red = tf.reshape(entries, (256, 4))[:, :3]
+        return tf.gather(tf.reverse(blue_green_red, [1]), tf.cast(image[..., 0], tf.int32))
+
+    return tf.cond(tf.shape(image)[-1] == 1, palette_colours, lambda: image[..., :3])
+
+
+def decode_other(data):
+    """An encoded image that is no JPEG -> uint8 (height, width, 3).
+
+    Raises:
+        tf.errors.InvalidArgumentError: when run, on what is none of the formats, damaged, or declared to be too large.
+    """
+    header = read_header(data)
+    with tf.control_dependencies(check_format(data, header)), within_limit(declared_pixels(data)):
+        still = lambda channels: tf.io.decode_image(data, channels=channels, expand_animations=False)  # noqa: E731
+        image = tf.case(
+            [
+                (has_format(header, "BMP"), lambda: decode_bitmap(data, header)),
+                # With 3 channels asked for, a WebP with transparency is an error.
+                (has_format(header, "WebP"), lambda: still(0)[..., :3]),
+            ],
+            default=lambda: still(3),
+        )
+    return tf.ensure_shape(image, (None, None, 3))
+
+
+decode_other_apart = apart(decode_other)
 
 
 def decode(data):
@@ -34,11 +85,7 @@ def decode(data):
         with within_limit(jpeg_pixels(data)):
             return tf.io.decode_jpeg(data, channels=3, dct_method=ACCURATE)
 
-    def other():
-        with within_limit(declared_pixels(data)):
-            return tf.io.decode_image(data, channels=3, expand_animations=False)
-
-    image = tf.cond(tf.io.is_jpeg(data), jpeg, other)
+    image = tf.cond(tf.io.is_jpeg(data), jpeg, lambda: decode_other_apart(data))
     return tf.ensure_shape(image, (None, None, 3))
 
 
@@ -55,8 +102,7 @@ def decode_window(data, window_of_shape):
         return tf.io.extract_jpeg_shape(data), tf.zeros((0, 0, 3), tf.uint8)
 
     def whole_image():
-        image = tf.io.decode_image(data, channels=3, expand_animations=False)
-        image.set_shape((None, None, 3))
+        image = decode_other_apart(data)
         return tf.shape(image), image
 
     shape, image = tf.cond(is_jpeg, shape_alone, whole_image)
