@@ -61,7 +61,7 @@ def read_image(path):
     if not any(map(begins, SIGNATURES.values())):
         raise ClientError(
             f"{path} is not an image of an accepted format: expected {', '.join(SIGNATURES)}; "
-            f"received {len(data)} bytes, the first {data[:12]!r}."
+            f"received {len(data)} bytes, the first {data[:8]!r}."
         )
     return data
 

@@ -9,6 +9,7 @@ graphs. Pixels stay 0..255; the networks normalise them in their own graph.
   transparency is dropped.
 - What declares more than 179 million pixels is refused before it is decoded (image_headers.py). A JPEG not in training:
   its files are the owner's choice, and the check costs 5 % of an image's CPU time.
+- Orientation: a JPEG is turned upright as its Exif tag says, unless `exif_orientation` is False (exif.py).
 - Evaluation: torchvision's Resize and CenterCrop, within 1 of Pillow.
 - Training: torchvision's RandomResizedCrop ("random-size cropping" of the paper's section 5.1) and a horizontal flip.
   tf.image.sample_distorted_bounding_box draws from another distribution (mean area .37 of the image instead of .43).
@@ -18,6 +19,7 @@ import math
 
 import tensorflow as tf
 
+from na_keras.data import exif
 from na_keras.data.image_headers import (
     BITMAP_COLOURS,
     BITMAP_HEADER_SIZE,
@@ -74,8 +76,15 @@ def decode_other(data):
 decode_other_apart = apart(decode_other)
 
 
-def decode(data):
-    """Encoded image -> uint8 (height, width, 3).
+def decode(data, exif_orientation=True):
+    """Decodes a whole image.
+
+    Args:
+        data: encoded image, scalar string tensor.
+        exif_orientation: turn a JPEG upright as its Exif tag says (exif.py); otherwise the pixels are as stored.
+
+    Returns:
+        uint8 tensor (height, width, 3).
 
     Raises:
         tf.errors.InvalidArgumentError: when run, on what is none of the formats, damaged, or declared to be too large.
@@ -83,29 +92,44 @@ def decode(data):
 
     def jpeg():
         with within_limit(jpeg_pixels(data)):
-            return tf.io.decode_jpeg(data, channels=3, dct_method=ACCURATE)
+            image = tf.io.decode_jpeg(data, channels=3, dct_method=ACCURATE)
+        return exif.upright(image, exif.jpeg_orientation(data)) if exif_orientation else image
 
     image = tf.cond(tf.io.is_jpeg(data), jpeg, lambda: decode_other_apart(data))
     return tf.ensure_shape(image, (None, None, 3))
 
 
-def decode_window(data, window_of_shape):
-    """Decodes only the window (top, left, height, width) that `window_of_shape(shape)` asks for. uint8.
+def decode_window(data, window_of_shape, exif_orientation=True):
+    """Decodes only a window of an image.
 
     Of a JPEG with subsampled colour, the window's first and last column may differ by a few levels from decoding all
     and slicing: the colour of a pixel is interpolated from neighbours that are not decoded.
+
+    Args:
+        data: encoded image, scalar string tensor.
+        window_of_shape: function from the image's shape (height, width, channels), int32, to the window (top, left,
+            height, width), int32; both are of the upright image.
+        exif_orientation: see `decode`.
+
+    Returns:
+        uint8 tensor (window's height, window's width, 3).
+
+    Raises:
+        tf.errors.InvalidArgumentError: when run, on what is none of the formats or damaged.
     """
+    is_jpeg, stored_as_seen = tf.io.is_jpeg(data), tf.constant(exif.STORED_AS_SEEN)
 
-    is_jpeg = tf.io.is_jpeg(data)
+    def of_jpeg():
+        orientation = exif.jpeg_orientation(data) if exif_orientation else stored_as_seen
+        return tf.io.extract_jpeg_shape(data), orientation, tf.zeros((0, 0, 3), tf.uint8)
 
-    def shape_alone():
-        return tf.io.extract_jpeg_shape(data), tf.zeros((0, 0, 3), tf.uint8)
-
-    def whole_image():
+    def of_whole_image():
         image = decode_other_apart(data)
-        return tf.shape(image), image
+        return tf.shape(image), stored_as_seen, image
 
-    shape, image = tf.cond(is_jpeg, shape_alone, whole_image)
+    shape, orientation, image = tf.cond(is_jpeg, of_jpeg, of_whole_image)
+    if exif_orientation:
+        shape = exif.upright_shape(shape, orientation)
     # Between the two conditions, not in their branches: there its many small operations take twice the time.
     window = window_of_shape(shape)
 
@@ -114,7 +138,9 @@ def decode_window(data, window_of_shape):
         return image[top : top + height, left : left + width]
 
     def decoded_part():
-        return tf.io.decode_and_crop_jpeg(data, window, channels=3, dct_method=ACCURATE)
+        stored = exif.stored_window(window, shape, orientation) if exif_orientation else window
+        pixels = tf.io.decode_and_crop_jpeg(data, stored, channels=3, dct_method=ACCURATE)
+        return exif.upright(pixels, orientation) if exif_orientation else pixels
 
     return tf.ensure_shape(tf.cond(is_jpeg, decoded_part, part), (None, None, 3))
 
@@ -124,20 +150,25 @@ def to_pixels(image):
     return tf.cast(image + 0.5, tf.uint8)
 
 
-def evaluation_image(data, resize=256, size=224):
+def evaluation_image(data, resize=256, size=224, exif_orientation=True):
     """Resizes the shorter side to `resize` (bilinear, antialiased) and takes the central `size` x `size` pixels.
 
     Args:
         data: encoded image, scalar string tensor.
         resize: pixels of the shorter side before the crop, at least `size`.
         size: pixels of the result's sides.
+        exif_orientation: see `decode`.
 
     Returns:
         uint8 tensor (size, size, 3).
+
+    Raises:
+        ValueError: `resize` is less than `size`.
+        tf.errors.InvalidArgumentError: see `decode`.
     """
     if resize < size:
         raise ValueError(f"resize must be at least the crop's size. Received: resize={resize}, size={size}")
-    image = decode(data)
+    image = decode(data, exif_orientation)
     shape = tf.shape(image)[:2]
     # The decoders take no side over a million pixels: no overflow.
     resized = resize * shape // tf.reduce_min(shape)
@@ -189,7 +220,16 @@ def random_window(shape, seed, area=(0.08, 1.0), aspect=(3 / 4, 4 / 3)):
     return tf.cast(window, tf.int32)
 
 
-def training_image(data, seed, size=224, area=(0.08, 1.0), aspect=(3 / 4, 4 / 3), flip=True, antialias=True):
+def training_image(
+    data,
+    seed,
+    size=224,
+    area=(0.08, 1.0),
+    aspect=(3 / 4, 4 / 3),
+    flip=True,
+    antialias=True,
+    exif_orientation=True,
+):
     """Random-size crop, resized to `size` x `size`, flipped left to right with probability one half.
 
     Args:
@@ -199,12 +239,16 @@ def training_image(data, seed, size=224, area=(0.08, 1.0), aspect=(3 / 4, 4 / 3)
         area, aspect: see `random_window`.
         flip: whether to flip at all.
         antialias: filter when shrinking, as Pillow and torchvision do; twice the CPU time of going without.
+        exif_orientation: see `decode`; the window is drawn in the upright image.
 
     Returns:
         uint8 tensor (size, size, 3).
+
+    Raises:
+        tf.errors.InvalidArgumentError: see `decode_window`.
     """
     window_seed, flip_seed = tf.unstack(tf.random.split(seed, 2))
-    crop = decode_window(data, lambda shape: random_window(shape, window_seed, area, aspect))
+    crop = decode_window(data, lambda shape: random_window(shape, window_seed, area, aspect), exif_orientation)
     image = to_pixels(tf.image.resize(crop, (size, size), antialias=antialias))
     if flip:
         mirrored = tf.random.stateless_uniform([], flip_seed) < 0.5
