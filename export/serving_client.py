@@ -24,8 +24,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 SIGNATURE, INPUT = "serve_bytes", "image_bytes"
 OUTPUTS = ("classes", "scores", "labels")
-# How the formats that the exported graph decodes begin; WebP has its name behind a length.
-MAGIC = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n", "GIF": b"GIF8", "BMP": b"BM"}
+# The formats that the exported graph decodes: each begins with these bytes at these places. A copy of SIGNATURES in
+# na_keras/data/image_headers.py, because this file imports nothing; a test holds them equal.
+SIGNATURES = {
+    "JPEG": ((0, b"\xff\xd8\xff"),),
+    "PNG": ((0, b"\x89PNG\r\n\x1a\n"),),
+    "GIF": ((0, b"GIF8"),),
+    "BMP": ((0, b"BM"),),
+    "WebP": ((0, b"RIFF"), (8, b"WEBP")),
+}
 FIRST_PAUSE = 0.5  # seconds before the first repetition; each later one waits twice as long
 
 
@@ -50,10 +57,10 @@ def read_image(path):
     if not path.is_file():
         raise ClientError(f"No image at {path}.")
     data = path.read_bytes()
-    webp = data[:4] == b"RIFF" and data[8:12] == b"WEBP"
-    if not webp and not any(data.startswith(magic) for magic in MAGIC.values()):
+    begins = lambda signature: all(data[start : start + len(magic)] == magic for start, magic in signature)  # noqa: E731
+    if not any(map(begins, SIGNATURES.values())):
         raise ClientError(
-            f"{path} is not an image: expected {', '.join(MAGIC)} or WebP; "
+            f"{path} is not an image of an accepted format: expected {', '.join(SIGNATURES)}; "
             f"received {len(data)} bytes, the first {data[:8]!r}."
         )
     return data
@@ -174,7 +181,8 @@ def load_saved_model(path):
         try:
             answer = signatures[SIGNATURE](**{INPUT: tf.constant(images)})
         except tf.errors.InvalidArgumentError as error:
-            lines = [line for line in error.message.splitlines() if "Invalid" in line or "format" in line]
+            telling = ("Invalid", "format", "assertion failed")
+            lines = [line for line in error.message.splitlines() if any(word in line for word in telling)]
             raise Refused(f"The image could not be decoded. {lines[0] if lines else error.message[:300]}") from error
         return as_rows({name: value.numpy() for name, value in answer.items()})
 
