@@ -1,7 +1,8 @@
 """The graph of a functional Keras model: its calls in order, and a way to run them with a say in each.
 
 A call is one use of a layer, of a model inside the model, or of a keras.ops operation; a shared layer has several. What
-Keras keeps of this is private (`_keras_history`, `_inbound_nodes`); this is the one file that reads it.
+Keras keeps of this is private (`_keras_history`, `_inbound_nodes`); this is the one file that reads it, and
+tests/graph/test_calls.py holds it to that.
 """
 
 from typing import NamedTuple
@@ -58,6 +59,19 @@ def checked_functional(model, function):
     return found
 
 
+def models_of(model):
+    """A functional model and those inside it, at any depth, each once; outer ones first."""
+    found, waiting, seen = [], [model], set()
+    while waiting:
+        current = waiting.pop(0)
+        found.append(current)
+        for operation in (call.operation for call in calls_of(current)):
+            if id(operation) not in seen and nested_model(operation):
+                waiting.append(nested_model(operation))
+            seen.add(id(operation))
+    return found
+
+
 def node_of(tensor):
     """Keras' record of the call that made a Keras tensor."""
     operation, index, _ = tensor._keras_history
@@ -107,6 +121,28 @@ def run_graph(model, inputs, call):
         returned = keras.tree.flatten(call(operation, *args, **kwargs))
         values.update(zip(map(id, outputs), returned, strict=True))
     return [values[id(tensor)] for tensor in model.outputs]
+
+
+def flat_calls(model):
+    """A functional model's calls, those of the models inside it in the place of these, with the shapes they have there.
+
+    A model inside may have been built for images of any size; its own record has no sizes then, the result here has.
+
+    Returns:
+        List of `Call`; its tensors are new ones, and a tensor that one call returns is the one that another takes.
+    """
+    found = []
+
+    def call(operation, *args, **kwargs):
+        if inner := nested_model(operation):
+            return keras.tree.pack_sequence_as(inner.output, run_graph(inner, args, call))
+        outputs = operation.compute_output_spec(*args, **kwargs)
+        inputs = [x for x in keras.tree.flatten((args, kwargs)) if keras.backend.is_keras_tensor(x)]
+        found.append(Call(operation, args, kwargs, inputs, keras.tree.flatten(outputs)))
+        return outputs
+
+    run_graph(model, keras.tree.map_structure(lambda x: keras.KerasTensor(x.shape, x.dtype), model.input), call)
+    return found
 
 
 def fresh_inputs(model):

@@ -16,8 +16,8 @@ import contextlib
 import keras
 import numpy as np
 
-from na_keras.graph.calls import calls_of, checked_functional, fresh_inputs, nested_model, run_graph
-from na_keras.graph.insertion_points import NORMALIZATIONS, find_places, graphs
+from na_keras.graph.calls import calls_of, checked_functional, fresh_inputs, models_of, nested_model, run_graph
+from na_keras.graph.insertion_points import NORMALIZATIONS, find_insertion_points
 from na_keras.layers import get_attention
 
 layers = keras.layers
@@ -131,8 +131,8 @@ def fold(layer, module, shape):
 class Rebuilding:
     """Copies of a network's layers, each made once however often and however deep it is called, and the modules."""
 
-    def __init__(self, places, factory, preserve):
-        self.places = {id(layer) for layer in places}
+    def __init__(self, insertion_points, factory, preserve):
+        self.insertion_points = {id(layer) for layer in insertion_points}
         self.factory, self.preserve = factory, preserve
         self.copies, self.modules, self.shapes = {}, {}, {}  # by id of the original layer
         self.originals = []
@@ -143,7 +143,7 @@ class Rebuilding:
 
         def call(operation, *args, **kwargs):
             outputs = self.copy(operation)(*args, **kwargs)
-            if id(operation) not in self.places:
+            if id(operation) not in self.insertion_points:
                 return outputs
             if id(operation) not in self.modules:
                 name = f"{operation.name}_attention"
@@ -174,7 +174,9 @@ class Rebuilding:
 
     def reaches(self, model):
         """Whether a module goes somewhere into the model."""
-        return any(id(call.operation) in self.places for inner in graphs(model) for call in calls_of(inner))
+        return any(
+            id(call.operation) in self.insertion_points for inner in models_of(model) for call in calls_of(inner)
+        )
 
     def copy_weights(self):
         """Gives the copies the originals' weights, then folds the constants of the modules into them."""
@@ -227,7 +229,7 @@ def insert_attention(model, attention="na", where=None, preserve=False):
     factory = get_attention(attention)
     if factory is None:
         raise ValueError("attention must be a name in na_keras.ATTENTION or a layer factory. Received: None")
-    rebuilding = Rebuilding(find_places(source, where), factory, preserve)
+    rebuilding = Rebuilding(find_insertion_points(source, where), factory, preserve)
     rebuilt = rebuilding.rebuild(source)
     rebuilding.copy_weights()
     return rebuilt
