@@ -13,6 +13,18 @@ from keras import initializers, ops
 # inf * 0 into NaN. Clipping far below epsilon**2 keeps the gradient finite and the value unchanged.
 SMALLEST_VARIANCE = 1e-24
 
+# torch.nn.init.kaiming_normal_(mode="fan_out"), which the reference code gives every convolution; as a configuration
+# that any implementation of Keras' layers takes.
+KAIMING_NORMAL = {
+    "class_name": "VarianceScaling",
+    "config": {"scale": 2.0, "mode": "fan_out", "distribution": "untruncated_normal"},
+}
+# PyTorch counts 9 * channels as a depthwise kernel's fan-out; in Keras that number is its fan-in.
+KAIMING_NORMAL_DEPTHWISE = {
+    "class_name": "VarianceScaling",
+    "config": {"scale": 2.0, "mode": "fan_in", "distribution": "untruncated_normal"},
+}
+
 
 def standard_deviation(variance):
     """The root of a variance, with gradient 0 where the variance is 0."""
@@ -39,8 +51,13 @@ def flatten_positions(x):
 
 
 def kaiming_normal():
-    """torch.nn.init.kaiming_normal_(mode="fan_out"): what the reference code gives every convolution."""
-    return initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
+    """A fresh initializer of `KAIMING_NORMAL`; each has a random seed of its own."""
+    return initializers.get(KAIMING_NORMAL)
+
+
+def kaiming_normal_depthwise():
+    """The same of `KAIMING_NORMAL_DEPTHWISE`."""
+    return initializers.get(KAIMING_NORMAL_DEPTHWISE)
 
 
 def torch_linear(features):

@@ -15,9 +15,9 @@ parametrised gathering over the whole map are not here.
 """
 
 import keras
-from keras import initializers, ops
+from keras import ops
 
-from na_keras.layers.feature_map import FeatureMapLayer, check_positive_integer
+from na_keras.layers.feature_map import FeatureMapLayer, check_positive_integer, kaiming_normal_depthwise
 
 
 def neighbourhood_mean(x, extent):
@@ -104,8 +104,7 @@ class GatherExcite(FeatureMapLayer):
                 3,
                 strides=2,
                 use_bias=False,
-                # PyTorch counts 9 * channels as a depthwise kernel's fan-out; in Keras that number is its fan-in.
-                depthwise_initializer=initializers.VarianceScaling(2.0, "fan_in", "untruncated_normal"),
+                depthwise_initializer=kaiming_normal_depthwise(),
                 data_format="channels_last",
                 dtype=self.statistics_dtype,
                 name=f"gather_{order}_depthwise",

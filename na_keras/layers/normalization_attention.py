@@ -27,7 +27,7 @@ import numbers
 import keras
 from keras import initializers, ops
 
-from na_keras.layers.feature_map import FeatureMapLayer, standard_deviation
+from na_keras.layers.feature_map import FeatureMapLayer, kaiming_normal, standard_deviation
 
 SIMILARITIES = ("channel_mean", "l1", "squared", "dot", None)
 
@@ -261,7 +261,7 @@ class NormalizationAttention(FeatureMapLayer):
             shape=(size, size, 1, 1),
             name=f"{name}_kernel",
             # The authors' initialisation loop reaches these convolutions: kaiming_normal, fan_out.
-            initializer=initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal"),
+            initializer=kaiming_normal(),
         )
         bias = self.add_weight(
             shape=(1,),
