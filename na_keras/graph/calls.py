@@ -126,14 +126,21 @@ def run_graph(model, inputs, call):
         The model's outputs as a flat list.
     """
     values = {id(tensor): value for tensor, value in zip(model.inputs, keras.tree.flatten(inputs), strict=True)}
+    calls = calls_of(model)
+    last_use = {id(tensor): index for index, called in enumerate(calls) for tensor in called.inputs}
+    last_use.update((id(tensor), len(calls)) for tensor in model.outputs)
 
     def value_of(argument):
         return values[id(argument)] if keras.backend.is_keras_tensor(argument) else argument
 
-    for operation, args, kwargs, _, outputs in calls_of(model):
+    for index, (operation, args, kwargs, taken, outputs) in enumerate(calls):
         args, kwargs = keras.tree.map_structure(value_of, (args, kwargs))
         returned = keras.tree.flatten(call(operation, *args, **kwargs))
         values.update(zip(map(id, outputs), returned, strict=True))
+        del args, kwargs, returned
+        for tensor in (*taken, *outputs):  # what nobody takes any more would fill the memory
+            if last_use.get(id(tensor), index) == index:
+                values.pop(id(tensor), None)
     return [values[id(tensor)] for tensor in model.outputs]
 
 

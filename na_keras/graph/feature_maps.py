@@ -2,7 +2,8 @@
 
 A map has rank 4 and comes from the images: through layers that know their data format (convolutions, pooling, batch
 norm), and on through those that keep its axes (activations, additions, dropout). What a reshape or transposition
-returns is a map again only after the next layer of the first kind: (batch, heads, n, d) of an attention is none.
+returns is a map again only after the next layer of the first kind: (batch, heads, n, d) of an attention is none. Maps
+(batch, time, height, width, channels) are what TimeDistributed returns.
 
 The data format is the layers' own, not the global setting, under which a loaded model need not have been built. Where
 a layer has none, as a ReLU, it is that of the layers connected to it.
@@ -22,6 +23,8 @@ REARRANGING |= {"Matmul", "Tensordot", "ExpandDims", "Squeeze", "Stack"}
 
 def own_format(operation):
     """The data format that an operation is made for, or None."""
+    if isinstance(operation, layers.Flatten):  # it has one, and takes whatever comes
+        return None
     formats = {getattr(operation, "data_format", None)}
     if isinstance(operation, NORMALIZATIONS):
         axes = operation.axis if isinstance(operation.axis, list | tuple) else [operation.axis]
@@ -32,9 +35,10 @@ def own_format(operation):
     return known.pop() if len(known) == 1 else None
 
 
-def rank_4(tensors):
-    """Those of the tensors that may be maps."""
-    return [tensor for tensor in tensors if len(tensor.shape) == 4]
+def of_map_rank(tensors, operation=None):
+    """Those of the tensors that may be maps, of the operation that returns them."""
+    ranks = (4, 5) if isinstance(operation, layers.TimeDistributed) else (4,)
+    return [tensor for tensor in tensors if len(tensor.shape) in ranks]
 
 
 def find_maps(model, links, maps):
@@ -46,7 +50,7 @@ def find_maps(model, links, maps):
         maps: {id of a tensor that is a map: data format that it has by itself, or None}, which is added to.
     """
     for call in calls_of(model):
-        incoming = [tensor for tensor in rank_4(call.inputs) if id(tensor) in maps]
+        incoming = [tensor for tensor in call.inputs if id(tensor) in maps]
         if inner := nested_model(call.operation):
             pairs = [
                 (ours, theirs) for ours, theirs in zip(call.inputs, inner.inputs, strict=False) if ours in incoming
@@ -57,11 +61,13 @@ def find_maps(model, links, maps):
             maps.update((id(ours), maps.get(id(theirs))) for ours, theirs in pairs)
             links += [(id(ours), id(theirs)) for ours, theirs in pairs]
             continue
-        known, outgoing = own_format(call.operation), rank_4(call.outputs)
+        known, outgoing = own_format(call.operation), of_map_rank(call.outputs, call.operation)
         keeps = incoming and type(call.operation).__name__ not in REARRANGING
         spatial = known and not isinstance(call.operation, layers.LayerNormalization)
         if not (keeps or spatial):
             continue
+        if spatial:
+            incoming = of_map_rank(call.inputs, call.operation)
         maps.update((id(tensor), known) for tensor in outgoing)
         maps.update((id(tensor), maps.get(id(tensor)) or known) for tensor in incoming)
         links += [(id(before), id(after)) for before in incoming for after in outgoing]
@@ -74,7 +80,7 @@ def feature_maps(model):
         {id of a Keras tensor: "channels_last" or "channels_first"}. Where no layer says, it is the global setting,
         `keras.config.image_data_format()`.
     """
-    maps, links = {id(tensor): None for tensor in rank_4(model.inputs)}, []
+    maps, links = {id(tensor): None for tensor in of_map_rank(model.inputs)}, []
     find_maps(model, links, maps)
     neighbours = {}
     for one, other in links:
@@ -91,8 +97,10 @@ def feature_maps(model):
 
 
 def formats_of_operations(model):
-    """{id of an operation: data format of its output} of all in a functional model that return one feature map."""
+    """{id of an operation: data format of its output} of all in a functional model that return one map of
+    rank 4."""
     maps = feature_maps(model)
     calls = [call for current in models_of(model) for call in calls_of(current)]
     single = [call for call in calls if len(call.outputs) == 1 and id(call.outputs[0]) in maps]
+    single = [call for call in single if len(call.outputs[0].shape) == 4]
     return {id(call.operation): maps[id(call.outputs[0])] for call in single}
