@@ -15,8 +15,7 @@ import re
 from keras import Model, layers
 
 from na_keras.graph.calls import calls_of, models_of
-
-NORMALIZATIONS = (layers.BatchNormalization, layers.LayerNormalization, layers.GroupNormalization)
+from na_keras.graph.feature_maps import NORMALIZATIONS, formats_of_operations
 
 
 def is_addition(operation):
@@ -105,22 +104,32 @@ def residual_insertion_points(model):
     for current in models_of(model):
         branches, maker = residual_branches(current)
         for tensor in branches:
-            before_additions += [maker[id(tensor)].operation.name] if id(tensor) in maker else []
+            before_additions += [maker[id(tensor)].operation] if id(tensor) in maker else []
             if (layer := last_normalization(tensor, maker)) is not None:
                 found[id(layer)] = layer
     if not found:
-        names = [layer.name for layer in model.layers]
-        seen = (
-            f"Before those there is: {sample_of(before_additions)}"
-            if before_additions
-            else f"It has none: {sample_of(names)}"
-        )
         raise ValueError(
-            f"In {model.name!r} no normalisation of feature maps stands before a residual addition. {seen}. Say where "
-            f'the modules go: where="{(before_additions or names)[-1]}$", for one, is a regular expression searched in '
-            "layer names."
+            f"In {model.name!r} no normalisation of feature maps stands before a residual addition. "
+            f"{advice_on_where(model, before_additions)}"
         )
     return list(found.values())
+
+
+def advice_on_where(model, before_additions):
+    """What to give as `where=` instead, in sentences; only what a module can follow is named."""
+    formats = formats_of_operations(model)
+    calls = [call for current in models_of(model) for call in calls_of(current)]
+    operations = [call.operation for call in calls if id(call.operation) in formats]
+    names = [operation.name for operation in operations if isinstance(operation, layers.Layer)]
+    if not names:
+        return "It has no layer that returns feature maps, (batch, height, width, channels), which the modules take."
+    before = [operation.name for operation in before_additions if operation.name in names]
+    seen = f"Before those there is: {sample_of(before)}" if before else "The graph has none after a layer"
+    pattern = f"^{re.escape((before or names)[-1])}$"
+    return (
+        f'{seen}; additions inside a layer are not seen. Say where the modules go: where="{pattern}", for one, is a '
+        f"regular expression searched in layer names. Layers with feature maps: {sample_of(names)}"
+    )
 
 
 def sample_of(names, count=8):

@@ -8,7 +8,8 @@ RECORDS = {"_keras_history", "_inbound_nodes", "_outbound_nodes", "_nodes_by_dep
 RECORDS |= {"_operations", "_layers", "_flatten_layers", "_functional"}
 # file -> private members of other libraries that it uses; the file says why
 LISTED = {
-    "na_keras/graph/calls.py": {"_keras_history", "_inbound_nodes"},
+    "na_keras/graph/calls.py": {"_keras_history", "_inbound_nodes", "_flatten_layers"},
+    "na_keras/graph/copying.py": {"_output_shape"},
     "na_keras/optimizers.py": {"_use_weight_decay", "_get_variable_index", "_momentums", "_velocities"},
 }
 
