@@ -16,43 +16,42 @@ type and batch size took turns; ratios are to the first of them, within a round 
 "SE" is na_keras' SqueezeExcite, written the usual way. All networks but Keras' have their batch norm folded alike.
 """
 
-import argparse
-import importlib.util
+import dataclasses
 import os
 import pathlib
 import sys
 import tempfile
+from collections.abc import Callable
 from functools import partial
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-os.environ["KERAS_BACKEND"] = "tensorflow"
+import command_line
+from latency import artifacts, interleaved, report
+from latency.runtimes import RUNTIMES, TFLITE
 
-from latency import interleaved, networks, report
-
-
-def named_path(text):
-    """ "NAME=PATH" -> (NAME, Path)."""
-    name, separator, path = text.partition("=")
-    if not (name and separator and path):
-        raise argparse.ArgumentTypeError(f"expected NAME=PATH, as in NA=exported/1. Received: {text!r}")
-    return name, pathlib.Path(path)
+os.environ["KERAS_BACKEND"] = "tensorflow"  # the one whose exports are measured
 
 
 def parse_arguments(argv):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line.make_parser(__doc__, epilog=command_line.kinds_help())
     add = parser.add_argument
     add("--model", nargs="+", default=["resnet50", "mobilenetv2"], help="networks (default: %(default)s)")
     add("--attention", nargs="+", default=["none", "se", "na"], help="modules; the first is the base")
-    add("--kinds", nargs="+", default=["savedmodel", "float32", "int8"], choices=networks.KINDS)
-    add("--saved-model", nargs="+", type=named_path, metavar="NAME=DIR", help="your own, instead of --model")
-    add("--tflite", nargs="+", type=named_path, metavar="NAME=FILE", help="your own, instead of --model")
+    add("--kinds", nargs="+", default=["savedmodel", "float32", "int8"], choices=RUNTIMES)
+    add(
+        "--saved-model",
+        nargs="+",
+        type=command_line.named_path,
+        metavar="NAME=DIR",
+        help="your own, instead of --model",
+    )
+    add("--tflite", nargs="+", type=command_line.named_path, metavar="NAME=FILE", help="your own, instead of --model")
     add("--batch-size", nargs="+", type=int, default=[1], help="for Keras and SavedModels (default: %(default)s)")
     add("--size", type=int, default=224, help="pixels of the images' sides (default: %(default)s)")
     add("--rounds", type=int, default=25, help="(default: %(default)s)")
     add("--threads", type=int, default=1, help="of LiteRT; TensorFlow uses all cores (default: %(default)s)")
-    add("--workdir", type=pathlib.Path, help="keeps the exported networks for the next time")
-    add("--output", type=pathlib.Path, metavar="FILE.png", help="a picture; needs matplotlib")
-    add("--table", type=pathlib.Path, metavar="FILE.csv", help="everything measured")
+    add("--workdir", type=command_line.path, help="keeps the exported networks for the next time")
+    add("--output", type=command_line.path, metavar="FILE.png", help="a picture; needs matplotlib")
+    add("--table", type=command_line.path, metavar="FILE.csv", help="everything measured")
     arguments = parser.parse_args(argv)
     for flag in ("rounds", "threads", "size"):
         if getattr(arguments, flag) < 1:
@@ -74,12 +73,13 @@ def check(arguments):
     for name, path in [*(arguments.saved_model or ()), *(arguments.tflite or ())]:
         if not path.exists():
             raise FileNotFoundError(f"Nothing at {path}, given as {name}.")
+    given = arguments.saved_model or arguments.tflite
     needed = {"matplotlib": "train"} if arguments.output else {}
-    needed |= {"ai_edge_litert": "export"} if arguments.tflite or set(arguments.kinds) - {"keras", "savedmodel"} else {}
-    for package, extra in needed.items():
-        if importlib.util.find_spec(package) is None:
-            raise ValueError(f"{package} is not installed. Run: pip install -e '.[{extra}]'")
-    if arguments.saved_model or arguments.tflite:
+    for runtime in [TFLITE] if arguments.tflite else [] if given else map(RUNTIMES.get, arguments.kinds):
+        needed |= runtime.package
+    if sentence := command_line.missing_package(needed):
+        raise ValueError(sentence)
+    if given:
         return
     from na_keras.layers import ATTENTION
     from na_keras.models import MODELS
@@ -92,101 +92,128 @@ def check(arguments):
             raise ValueError(f"{flag} must be of {', '.join(sorted(known))}. Received: {unknown[0]}")
 
 
-def measure_group(group, programs, sizes, rounds):
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """One network of those that take turns.
+
+    Attributes:
+        name: for the table.
+        program: function that makes the function to be timed.
+        megabytes: function that returns the size, in 10^6 bytes.
+    """
+
+    name: str
+    program: Callable
+    megabytes: Callable
+
+
+def start(candidates):
+    """Makes each candidate's program and runs it once.
+
+    Returns:
+        ({name: function to be timed}, {name: why it does not run}).
+    """
+    ready, failures = {}, {}
+    for candidate in candidates:
+        try:
+            program = candidate.program()
+            program()
+        except (RuntimeError, ValueError) as error:  # LiteRT's and the export's refusals
+            failures[candidate.name] = " ".join(str(error).split())[:200]
+            print(f"  {candidate.name} does not run: {failures[candidate.name]}", flush=True)
+        else:
+            ready[candidate.name] = program
+    return ready, failures
+
+
+def measure_group(group, candidates, rounds):
     """Measures the networks of one (model, kind, batch) in turns.
 
     Args:
         group: (model, kind, batch), for the table.
-        programs: {attention: function that makes the function to be timed}.
-        sizes: {attention: function that returns the size in 10^6 bytes}.
+        candidates: list of Candidate; ratios are to the first.
         rounds: see interleaved.measure.
 
     Returns:
-        A Row for each. One that cannot be exported or run has a reason instead of numbers.
+        A list with a Row for each. One that cannot be exported or run has a reason instead of numbers.
     """
     import keras
 
     print(f"{group[0]}, {group[1]}, batch {group[2]}", flush=True)
-    ready, failures = {}, {}
-    for name, make in programs.items():
-        try:
-            ready[name] = make()
-            ready[name]()
-        except (RuntimeError, ValueError) as error:  # LiteRT's and the export's refusals
-            ready.pop(name, None)
-            failures[name] = " ".join(str(error).split())[:200]
-            print(f"  {name} does not run: {failures[name]}", flush=True)
+    ready, failures = start(candidates)
     timings = {}
-    if next(iter(programs)) in ready:
+    if candidates[0].name in ready:
         # A log gets one line, a terminal a bar that moves.
         bar = keras.utils.Progbar(rounds, unit_name="round", verbose=1 if sys.stdout.isatty() else 2)
-        seconds = interleaved.measure(ready, rounds, progress=bar.update)
-        timings = interleaved.summarise(seconds)
+        timings = interleaved.summarise(interleaved.measure(ready, rounds, progress=bar.update))
     rows = []
-    for name in programs:
+    for candidate in candidates:
+        name, failure = candidate.name, failures.get(candidate.name)
+        row = report.Row(*group, name, 0.0 if failure else candidate.megabytes())
         if name in timings:
-            timing = timings[name]
-            numbers = (timing.milliseconds, timing.ratio, timing.low, timing.high)
-            rows.append(report.Row(*group, name, sizes[name](), *numbers))
+            rows.append(dataclasses.replace(row, **dataclasses.asdict(timings[name])))
         else:
-            failure = failures.get(name, "the network that it is compared with does not run")
-            size = 0.0 if name in failures else sizes[name]()
-            rows.append(report.Row(*group, name, size, failure=failure))
+            failure = failure or "the network that it is compared with does not run"
+            rows.append(dataclasses.replace(row, failure=failure))
     return rows
 
 
-def library_rows(arguments, folder):
-    """Rows of the library's own networks, one group after the other."""
-    artifacts = networks.Artifacts(folder, arguments.size)
+def library_candidate(files, model, attention, group, threads):
+    """Candidate of one of the library's networks; its file is written when its program is made."""
+    _, kind, batch = group
+    runtime = RUNTIMES[kind]
+    source = partial(files.path, model, attention, kind) if runtime.write else partial(files.network, model, attention)
+    size_of = artifacts.megabytes if runtime.write else artifacts.network_megabytes
+    return Candidate(
+        attention,
+        lambda: runtime.program(source(), batch, files.size, threads),
+        lambda: size_of(source()),
+    )
 
-    def program(model, attention, kind, batch):
-        if kind == "keras":
-            network = artifacts.network(model, attention)
-            return networks.keras_program(network, batch, arguments.size)
-        path = artifacts.path(model, attention, kind)
-        if kind == "savedmodel":
-            return networks.savedmodel_program(path, batch, arguments.size)
-        return networks.tflite_program(path, arguments.threads)
 
-    def size(model, attention, kind):
-        if kind == "keras":
-            return 4e-6 * artifacts.network(model, attention).count_params()
-        return networks.megabytes(artifacts.path(model, attention, kind))
-
+def library_groups(arguments, folder):
+    """(group, candidates) of the library's own networks, one after the other; their files lie in `folder`."""
+    files = artifacts.Artifacts(folder, arguments.size)
     for model in arguments.model:
         for kind in arguments.kinds:
-            for batch in arguments.batch_size if kind in networks.TF_KINDS else (1,):
-                programs = {name: partial(program, model, name, kind, batch) for name in arguments.attention}
-                sizes = {name: partial(size, model, name, kind) for name in arguments.attention}
-                yield from measure_group((model, kind, batch), programs, sizes, arguments.rounds)
-        artifacts.forget()
+            for batch in arguments.batch_size if RUNTIMES[kind].batches else (1,):
+                group = (model, kind, batch)
+                yield (
+                    group,
+                    [library_candidate(files, model, name, group, arguments.threads) for name in arguments.attention],
+                )
+        files.forget()
         if arguments.workdir is None:
             for path in folder.iterdir():
-                networks.remove(path)
+                artifacts.remove(path)
 
 
-def given_rows(arguments):
-    """Rows of files that somebody else exported."""
+def given_groups(arguments):
+    """(group, candidates) of files that somebody else exported."""
+
+    def candidates(paths, runtime, batch):
+        settings = (batch, arguments.size, arguments.threads)
+        return [
+            Candidate(name, partial(runtime.program, path, *settings), partial(artifacts.megabytes, path))
+            for name, path in paths
+        ]
+
     for batch in arguments.batch_size if arguments.saved_model else ():
-        make = networks.savedmodel_program
-        programs = {name: partial(make, path, batch, arguments.size) for name, path in arguments.saved_model}
-        sizes = {name: partial(networks.megabytes, path) for name, path in arguments.saved_model}
-        yield from measure_group(("given", "savedmodel", batch), programs, sizes, arguments.rounds)
+        yield ("given", "savedmodel", batch), candidates(arguments.saved_model, RUNTIMES["savedmodel"], batch)
     if arguments.tflite:
-        make = networks.tflite_program
-        programs = {name: partial(make, path, arguments.threads) for name, path in arguments.tflite}
-        sizes = {name: partial(networks.megabytes, path) for name, path in arguments.tflite}
-        yield from measure_group(("given", "tflite", 1), programs, sizes, arguments.rounds)
+        yield ("given", "tflite", 1), candidates(arguments.tflite, TFLITE, 1)
 
 
 def report_rows(rows, arguments):
     """Prints the table twice and writes the files that were asked for."""
+    from na_keras.files import replace_file
+
     about = report.circumstances(arguments.threads, arguments.rounds, arguments.size)
     print(f"\n{about}\n\n{report.text_table(rows, arguments.size)}\n")
     print(report.markdown_table(rows, arguments.size))
     for path, write in ((arguments.table, report.write_csv), (arguments.output, report.draw)):
         if path is not None:
-            report.replace_file(path, partial(write, rows, arguments.size, about))
+            replace_file(path, partial(write, rows, arguments.size, about))
 
 
 def main(argv=None):
@@ -198,8 +225,8 @@ def main(argv=None):
             folder = arguments.workdir or pathlib.Path(temporary)
             folder.mkdir(parents=True, exist_ok=True)
             given = arguments.saved_model or arguments.tflite
-            for row in given_rows(arguments) if given else library_rows(arguments, folder):
-                rows.append(row)
+            for group, candidates in given_groups(arguments) if given else library_groups(arguments, folder):
+                rows += measure_group(group, candidates, arguments.rounds)
     except (ValueError, OSError) as error:
         sys.exit(f"benchmark.py: {error}")
     finally:

@@ -12,8 +12,8 @@
         labels.txt               class names, one a line
         manifest.json            sources, versions, signatures, checks passed with their numbers, sha256 of every file
 
-The network ships in deploy form (rewrite.py). The full-integer kinds need sample images: those of the run's dataset, or
-of --sample-images.
+The network ships in deploy form (na_keras/deploy/rewrite.py). The full-integer kinds need sample images: those of the
+run's dataset, or of --sample-images.
 
 A version is written under a name that no server takes for one, checked there by consumers that are not Keras
 (verify.py), and only then renamed. Existing versions and other people's files are never touched. An export that fails
@@ -21,26 +21,13 @@ or is stopped publishes nothing; one that was killed leaves a folder incoming-*,
 running.
 """
 
-import argparse
-import importlib.util
 import os
-import pathlib
-import signal
 import sys
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-os.environ["KERAS_BACKEND"] = "tensorflow"
-
+import command_line
 from versions import publish
 
-KINDS = (
-    "float32",
-    "float16",
-    "dynamic",
-    "int8",
-    "int8_float_gate",
-    "int16x8",
-)  # of conversion.py, slow to import
+os.environ["KERAS_BACKEND"] = "tensorflow"  # SavedModel and TFLite are TensorFlow's
 
 
 def choose_sizes(model, recipe, resize):
@@ -87,18 +74,26 @@ def choose_samples(arguments, recipe, resize, size):
     return calibration.representative_images(examples, resize, size, arguments.sample_count)
 
 
-def check_kinds(kinds, quantized, model):
-    """Checks that the model has what the kinds of files need."""
+def needs_samples(kinds):
+    """Whether one of these kinds is quantized."""
+    from na_keras.deploy import TFLITE_KINDS
+
+    return any(TFLITE_KINDS[kind].quantized for kind in kinds)
+
+
+def check_kinds(kinds, model):
+    """Raises ValueError unless the model has what the kinds of files need."""
     from na_keras import NormalizationAttention
-    from na_keras.deploy import attention_forms
+    from na_keras.deploy import TFLITE_KINDS, attention_forms
 
     attention = [layer for layer in model.layers if isinstance(layer, NormalizationAttention)]
-    if "int8_float_gate" in kinds and not attention:
-        raise ValueError(
-            "int8_float_gate keeps the gates of NormalizationAttention in float, and this network has none: leave it "
-            "out; int8 is the file you want."
-        )
-    for layer in attention if quantized else ():
+    for kind in kinds:
+        if TFLITE_KINDS[kind].float_gates_of and not attention:
+            raise ValueError(
+                f"{kind} keeps the gates of NormalizationAttention in float, and this network has none: leave it out; "
+                f"{TFLITE_KINDS[kind].float_gates_of} is the file you want."
+            )
+    for layer in attention if needs_samples(kinds) else ():
         attention_forms.check_integer_safe(layer)
 
 
@@ -109,32 +104,30 @@ def make_plan(arguments):
         ValueError, OSError: a flag, the model or a file beside it does not fit; the message says which.
     """
     from na_keras.deploy import rewrite
-    from na_keras.deploy.tflite import conversion
     from na_keras.model_files import check_classifier, load_model, training_record
     from versions import writer
 
     model = load_model(arguments.model)
     check_classifier(model)
-    model = rewrite.float32_copy(model)
+    model = rewrite.in_float32(model)
     recipe, recorded = training_record(arguments.model)
     labels = choose_labels(arguments.labels, recorded, model.output_shape[-1])
     resize, size = choose_sizes(model, recipe, arguments.resize)
     kinds = tuple(dict.fromkeys(arguments.tflite))
-    quantized = any(conversion.KINDS[kind].quantized for kind in kinds)
-    check_kinds(kinds, quantized, model)
-    samples = choose_samples(arguments, recipe, resize, size) if quantized else None
+    check_kinds(kinds, model)
+    samples = choose_samples(arguments, recipe, resize, size) if needs_samples(kinds) else None
     plan = writer.Plan(
-        model,
-        labels,
-        resize,
-        size,
-        arguments.top,
-        arguments.image_dtype,
-        writer.reference_data(model, labels, resize, size, arguments.image_dtype, samples),
-        tuple(arguments.warmup_batches),
-        kinds,
-        samples,
-        arguments.onnx,
+        model=model,
+        labels=labels,
+        resize=resize,
+        size=size,
+        top=arguments.top,
+        image_dtype=arguments.image_dtype,
+        reference=writer.reference_data(model, labels, resize, size, arguments.image_dtype, samples),
+        warmup_batches=tuple(arguments.warmup_batches),
+        kinds=kinds,
+        representative=samples,
+        onnx=arguments.onnx,
     )
     return plan, recipe
 
@@ -157,11 +150,12 @@ def print_checks(target, checks):
 
 
 def parse_arguments(argv):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    kinds = command_line.tflite_kinds()
+    parser = command_line.make_parser(__doc__, epilog=command_line.kinds_help())
     add = parser.add_argument
-    add("--model", type=pathlib.Path, required=True, help="a .keras file")
-    add("--output", type=pathlib.Path, required=True, help="base folder of the versions")
-    add("--labels", type=pathlib.Path, help="class names, one a line (default: labels.txt beside the model)")
+    add("--model", type=command_line.path, required=True, help="a .keras file")
+    add("--output", type=command_line.path, required=True, help="base folder of the versions")
+    add("--labels", type=command_line.path, help="class names, one a line (default: labels.txt beside the model)")
     add("--resize", type=int, help="pixels of the shorter side before the crop (default: the run's)")
     add("--top", type=int, default=5, help="classes named in an answer (default: %(default)s)")
     add(
@@ -182,14 +176,14 @@ def parse_arguments(argv):
     )
     add(
         "--tflite",
-        choices=KINDS,
+        choices=kinds,
         nargs="+",
         default=["float32"],
         metavar="KIND",
-        help=f"kinds of TFLite files: {', '.join(KINDS)}; see conversion.py (default: float32)",
+        help=f"kinds of TFLite files: {', '.join(kinds)}; see below (default: float32)",
     )
-    add("--sample-images", type=pathlib.Path, metavar="DIR", help="images for the ranges of quantized files")
-    add("--data-dir", type=pathlib.Path, help="where the run's dataset lies, instead of --sample-images")
+    add("--sample-images", type=command_line.path, metavar="DIR", help="images for the ranges of quantized files")
+    add("--data-dir", type=command_line.path, help="where the run's dataset lies, instead of --sample-images")
     add("--sample-count", type=int, default=200, help="how many of these images, at most (default: %(default)s)")
     add("--onnx", action="store_true", help="write onnx/model.onnx too; needs the extra onnx")
     arguments = parser.parse_args(argv)
@@ -202,12 +196,13 @@ def parse_arguments(argv):
     return arguments
 
 
-def main(argv=None):
-    arguments = parse_arguments(argv)
-    needed = {"ai_edge_litert": "export", **({"tf2onnx": "onnx", "onnxruntime": "onnx"} if arguments.onnx else {})}
-    for package, extra in needed.items():
-        if importlib.util.find_spec(package) is None:
-            sys.exit(f"export_model.py: {package} is not installed. Run: pip install -e '.[{extra}]'")
+def export(arguments, stop):
+    """Exports as the arguments say; ends the program with one line where that does not work.
+
+    Args:
+        arguments: of parse_arguments.
+        stop: publish.StopRequest.
+    """
     output = arguments.output
     try:
         publish.check_base_folder(output)
@@ -224,7 +219,7 @@ def main(argv=None):
 
     try:
         with publish.incoming_version(output) as incoming:
-            checks = writer.write_version(incoming, plan, arguments.model, recipe)
+            checks = writer.write_version(incoming, plan, arguments.model, recipe, stop.check)
             target = publish.release(incoming)
     except (RuntimeError, ValueError) as error:
         sys.exit(f"export_model.py: nothing was published. {error}")
@@ -234,7 +229,19 @@ def main(argv=None):
     print_checks(target, checks)
 
 
+def main(argv=None, stop=None):
+    """The program; `stop` is a publish.StopRequest that listens to signals already."""
+    arguments = parse_arguments(argv)
+    needed = {"ai_edge_litert": "export", **({"tf2onnx": "onnx", "onnxruntime": "onnx"} if arguments.onnx else {})}
+    command_line.check_installed("export_model.py", needed)
+    try:
+        export(arguments, stop or publish.StopRequest())
+    except publish.Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(128 + stopped.number)
+
+
 if __name__ == "__main__":
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, publish.stop)
-    main()
+    request = publish.StopRequest()
+    request.listen()
+    main(stop=request)

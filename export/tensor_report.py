@@ -6,16 +6,9 @@
 What the columns mean is said in na_keras/deploy/tflite/tensor_report.py.
 """
 
-import argparse
-import os
-import pathlib
 import sys
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
-import tflite_file
-
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
+import command_line
 
 
 def load_images(path, size, resize, count):
@@ -23,15 +16,15 @@ def load_images(path, size, resize, count):
 
     Raises:
         ValueError: neither, or images of another shape.
+        FileNotFoundError: a folder without images.
     """
     import numpy as np
 
     if path.is_dir():
         from na_keras.data import preprocessing
+        from na_keras.deploy import calibration
 
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)[:count]
-        if not files:
-            raise ValueError(f"{path} holds no images ({', '.join(SUFFIXES)}).")
+        files = calibration.image_files(path)[:count]
         crops = [preprocessing.evaluation_image(file.read_bytes(), resize, size).numpy() for file in files]
         return np.stack(crops).astype(np.float32)
     if not path.is_file():
@@ -46,14 +39,14 @@ def load_images(path, size, resize, count):
 
 
 def parse_arguments(argv):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line.make_parser(__doc__)
     add = parser.add_argument
-    add("--quantized", type=pathlib.Path, required=True, metavar="FILE.tflite")
-    add("--float", type=pathlib.Path, required=True, metavar="FILE.tflite", dest="reference")
-    add("--images", type=pathlib.Path, required=True, help="a folder of image files, or an .npz with `images`")
+    add("--quantized", type=command_line.path, required=True, metavar="FILE.tflite")
+    add("--float", type=command_line.path, required=True, metavar="FILE.tflite", dest="reference")
+    add("--images", type=command_line.path, required=True, help="a folder of image files, or an .npz with `images`")
     add("--count", type=int, default=32, help="images used, at most (default: %(default)s)")
     add("--resize", type=int, help="pixels of the shorter side before the crop (default: 8/7 of the size)")
-    add("--output", type=pathlib.Path, metavar="FILE.csv", help="all tensors, in the order of computation")
+    add("--output", type=command_line.path, metavar="FILE.csv", help="all tensors, in the order of computation")
     add("--worst", type=int, default=20, help="tensors printed, worst first (default: %(default)s)")
     arguments = parser.parse_args(argv)
     if arguments.count < 1 or arguments.worst < 1:
@@ -63,13 +56,13 @@ def parse_arguments(argv):
 
 def main(argv=None):
     arguments = parse_arguments(argv)
-    tflite_file.check_installed("tensor_report.py")
-    from na_keras.deploy.tflite.graph import read_graphs
-    from na_keras.deploy.tflite.tensor_report import compare_tensors, match_tensors, table, worst_first, write_csv
+    command_line.check_installed("tensor_report.py", {"ai_edge_litert": "export"})
+    from na_keras.deploy import compare_tensors, describe, write_csv
+    from na_keras.deploy.tflite.tensor_report import match_tensors, table, worst_first
 
     try:
         quantized, reference = arguments.quantized.read_bytes(), arguments.reference.read_bytes()
-        size = read_graphs(quantized)[0].inputs[0].shape[1]
+        size = describe(quantized)["inputs"][0]["shape"][1]
         matched, whole = match_tensors(quantized, reference)
         images = load_images(arguments.images, size, arguments.resize or round(size * 256 / 224), arguments.count)
         print(f"{len(matched)} of {whole} tensors have a counterpart in {arguments.reference}; {len(images)} images")

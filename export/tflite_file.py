@@ -3,44 +3,44 @@
 python export/tflite_file.py exported/demo/1/tflite/*.tflite
 """
 
-import argparse
-import importlib.util
-import os
-import pathlib
 import sys
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+import command_line
 
 
-def check_installed(program):
-    """Ends a program that needs LiteRT where it is not installed."""
-    if importlib.util.find_spec("ai_edge_litert") is None:
-        sys.exit(f"{program}: ai-edge-litert is not installed. Run: pip install -e '.[export]'")
+def print_file(path):
+    """Prints what is inside the file at `path`.
+
+    Raises:
+        ValueError: not a TFLite file, or a damaged one.
+        OSError: it cannot be read.
+    """
+    from na_keras.deploy.tflite.graph import counted, describe, float_operations, operations
+
+    blob = path.read_bytes()
+    described = describe(blob)
+    print(f"{path}: {described['bytes'] / 1e6:.2f} MB")
+    for side in ("inputs", "outputs"):
+        for tensor in described[side]:
+            quantized = f", scale {tensor['scale']}, zero point {tensor['zero_point']}" if "scale" in tensor else ""
+            print(f"  {side[:-1]:6} {tensor['name']}: {tensor['dtype']} {tensor['shape']}{quantized}")
+    print(f"  {sum(described['operations'].values())} operations: {counted(described['operations'])}")
+    custom = [operation.name for operation in operations(blob) if operation.is_custom]
+    floating = [operation.name for operation, _ in float_operations(blob)]
+    print(f"  outside TFLite's builtin set: {counted(custom) or 'none'}")
+    print(f"  on floating-point tensors: {counted(floating) or 'none'}")
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="+", type=pathlib.Path, metavar="FILE.tflite")
+    parser = command_line.make_parser(__doc__)
+    parser.add_argument("files", nargs="+", type=command_line.path, metavar="FILE.tflite")
     arguments = parser.parse_args(argv)
-    check_installed("tflite_file.py")
-    from na_keras.deploy.tflite.graph import counted, describe, float_operations, operations
-
+    command_line.check_installed("tflite_file.py", {"ai_edge_litert": "export"})
     for path in arguments.files:
         try:
-            blob = path.read_bytes()
-            described = describe(blob)
+            print_file(path)
         except (ValueError, OSError) as error:
             sys.exit(f"tflite_file.py: {path}: {error}")
-        print(f"{path}: {described['bytes'] / 1e6:.2f} MB")
-        for kind in ("inputs", "outputs"):
-            for tensor in described[kind]:
-                quantized = f", scale {tensor['scale']}, zero point {tensor['zero_point']}" if "scale" in tensor else ""
-                print(f"  {kind[:-1]:6} {tensor['name']}: {tensor['dtype']} {tensor['shape']}{quantized}")
-        print(f"  {sum(described['operations'].values())} operations: {counted(described['operations'])}")
-        custom = [operation.name for operation in operations(blob) if operation.is_custom]
-        floating = [operation.name for operation, _ in float_operations(blob)]
-        print(f"  outside TFLite's builtin set: {counted(custom) or 'none'}")
-        print(f"  on floating-point tensors: {counted(floating) or 'none'}")
 
 
 if __name__ == "__main__":

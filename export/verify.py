@@ -4,6 +4,8 @@
 
 REFERENCE.npz holds inputs and what the Keras model answers: `images` float32 (n, size, size, 3) and their
 `probabilities` (n, classes), `files` (n,) encoded images of any size and their `file_probabilities`, and the `labels`.
+TFLite files of reduced precision need `limits` there too, a JSON object {KIND: [largest difference of a probability
+relative to the largest one, smallest correlation]}; export_model.py takes them from na_keras/deploy/tflite/kinds.py.
 
 Each consumer answers batches of one, two and n (consumers/protocol.py); all answers are held to one rule
 (consumers/answer_rules.py).
@@ -13,7 +15,6 @@ the `consumers` with their versions; and those `skipped`, with the reason: not a
 wrong, and says what on stderr.
 """
 
-import argparse
 import concurrent.futures
 import json
 import os
@@ -25,10 +26,12 @@ import tempfile
 
 import numpy as np
 
+import command_line
 from consumers import answer_rules
 from consumers.answer_rules import SMALLEST_SPREAD, TOLERANCE
 from consumers.protocol import INPUT, SKIPPED
 
+# A new consumer is a file in consumers/ and a row in one of these tables.
 # Consumers of the SavedModel: module, and what must have answered (the server's gRPC is added where it was asked).
 CONSUMERS = {
     "c_api": ("consumers.c_api", tuple(INPUT)),
@@ -50,7 +53,7 @@ class Skipped(Exception):
     """A consumer cannot run here; the message is its reason."""
 
 
-def consume(module, artifact, questions):
+def consume(module, artifact, reference):
     """Runs a consumer, a module of this folder; returns its (answers, description).
 
     Raises:
@@ -58,7 +61,7 @@ def consume(module, artifact, questions):
     """
     with tempfile.TemporaryDirectory() as folder:
         answers = pathlib.Path(folder, "answers.npz")
-        paths = [pathlib.Path(path).absolute() for path in (artifact, questions, answers)]
+        paths = [pathlib.Path(path).absolute() for path in (artifact, reference, answers)]
         options = {"cwd": FOLDER, "capture_output": True, "text": True, "errors": "replace", "timeout": TIMEOUT}
         try:
             result = subprocess.run([sys.executable, "-m", module, *paths], **options)
@@ -81,11 +84,13 @@ def check_file(path, answers, reference):
     kind = "float32" if path.suffix == ".onnx" else path.stem.removeprefix("model_")
     ours, expected = answers["probabilities"], reference["probabilities"]
     if kind == "float32":
-        value = answer_rules.difference(ours, expected, answer_rules.unit(expected))
+        value = answer_rules.difference(ours, expected, answer_rules.float32_scale(expected))
         return {path.name: value}, {}, [] if value <= TOLERANCE else [f"differs by {value:.1e}"]
-    if kind not in answer_rules.REDUCED:
-        return {}, {}, [f"expected model_KIND.tflite, KIND one of float32, {', '.join(answer_rules.REDUCED)}"]
-    numbers, sentences = answer_rules.check_reduced(kind, ours, expected)
+    limits = json.loads(str(reference["limits"])) if "limits" in reference else {}
+    if kind not in limits:
+        kinds = ", ".join(("float32", *limits))
+        return {}, {}, [f"expected model_KIND.tflite, KIND one of {kinds}, which the reference holds limits for"]
+    numbers, sentences = answer_rules.check_reduced(limits[kind], ours, expected)
     return {}, {path.name: numbers}, sentences
 
 
@@ -97,9 +102,30 @@ def tasks(version):
     return found
 
 
-def verify(version, questions):
-    """(the JSON object, a list of sentences about everything that is wrong)."""
-    with np.load(questions, allow_pickle=False) as file:
+def run_consumers(jobs, reference_file):
+    """Runs all consumers of `tasks`, some at a time; {name: concurrent.futures.Future of what `consume` gives}."""
+    with concurrent.futures.ThreadPoolExecutor(min(4, os.cpu_count())) as pool:
+        return {name: pool.submit(consume, module, path, reference_file) for name, (module, path, _) in jobs.items()}
+
+
+def check_savedmodel(name, answers, groups, reference):
+    """({consumer/group: difference}, {}, sentences) of a consumer's answers for the whole SavedModel."""
+    groups += tuple(f"grpc:{group}" for group in INPUT if any(key.startswith("grpc:") for key in answers))
+    differences, sentences = answer_rules.check_calls(answers, reference, groups)
+    return {f"{name}/{group}": value for group, value in differences.items()}, {}, sentences
+
+
+def verify(version, reference_file):
+    """Asks every consumer about a version.
+
+    Args:
+        version: path of the folder with saved_model.pb.
+        reference_file: path of REFERENCE.npz.
+
+    Returns:
+        (the JSON object, a list of sentences about everything that is wrong).
+    """
+    with np.load(reference_file, allow_pickle=False) as file:
         reference = dict(file)
     spread = answer_rules.spread(reference["probabilities"])
     report = {"tolerance": TOLERANCE, "largest_difference": {}, "spread": spread}
@@ -111,11 +137,10 @@ def verify(version, questions):
             "has it been trained?"
         )
     jobs = tasks(version)
-    with concurrent.futures.ThreadPoolExecutor(min(4, os.cpu_count())) as pool:
-        running = {name: pool.submit(consume, module, path, questions) for name, (module, path, _) in jobs.items()}
+    finished = run_consumers(jobs, reference_file)
     for name, (_, path, groups) in jobs.items():
         try:
-            answers, report["consumers"][name] = running[name].result()
+            answers, report["consumers"][name] = finished[name].result()
         except Skipped as reason:
             report["skipped"][name] = str(reason)
             continue
@@ -124,12 +149,10 @@ def verify(version, questions):
             continue
         if groups is None:
             differences, numbers, sentences = check_file(path, answers, reference)
-            report["reduced_precision"] |= numbers
         else:
-            groups += tuple(f"grpc:{group}" for group in INPUT if any(key.startswith("grpc:") for key in answers))
-            differences, sentences = answer_rules.check_calls(answers, reference, groups)
-            differences = {f"{name}/{group}": value for group, value in differences.items()}
+            differences, numbers, sentences = check_savedmodel(name, answers, groups, reference)
         report["largest_difference"] |= differences
+        report["reduced_precision"] |= numbers
         found += [f"{name}: {sentence}" for sentence in sentences]
         parts = report["consumers"][name].pop("skipped", {})
         report["skipped"] |= {f"{name}/{part}": reason for part, reason in parts.items()}
@@ -137,9 +160,9 @@ def verify(version, questions):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("version", type=pathlib.Path, help="folder with saved_model.pb")
-    parser.add_argument("reference", type=pathlib.Path, help="REFERENCE.npz")
+    parser = command_line.make_parser(__doc__)
+    parser.add_argument("version", type=command_line.path, help="folder with saved_model.pb")
+    parser.add_argument("reference", type=command_line.path, help="REFERENCE.npz")
     arguments = parser.parse_args(argv)
     for path in (arguments.version / "saved_model.pb", arguments.reference):
         if not path.is_file():

@@ -21,20 +21,8 @@ TOP = {"classes", "scores", "labels"}
 OUTPUTS = {"serving_default": {"probabilities", *TOP}, "serve_bytes": TOP}
 EXPECTED = {"serving_default": "probabilities", "serve_bytes": "file_probabilities"}
 
-# File kinds that may differ by more than TOLERANCE: (largest difference relative to the largest probability, smallest
-# correlation with the reference). What is refused is a file that is broken, not one that is less accurate; how it
-# agrees is recorded, for the person who publishes it to judge. Random weights are the hardest case: MobileNetV2 at
-# 224 x 224, width 0.35, gave (.04, .999) for float16, (.08, .997) dynamic, (.31, .93) int16x8 and (.45, .87) int8.
-REDUCED = {
-    "float16": (0.1, 0.99),
-    "dynamic": (0.6, 0.8),
-    "int16x8": (0.6, 0.8),
-    "int8": (0.6, 0.8),
-    "int8_float_gate": (0.6, 0.8),
-}
 
-
-def unit(reference):
+def float32_scale(reference):
     """What float32 differences from these probabilities are measured in: the largest of them, times the largest logit.
 
     Logits are known up to a constant per image, so they are those whose mean is zero; if the largest is below 1, it
@@ -45,9 +33,9 @@ def unit(reference):
     return float(reference.max() * np.maximum(1, np.abs(logits).max()))
 
 
-def difference(ours, expected, unit):
-    """The largest difference, in units of `unit`; infinite if the shapes differ."""
-    return float(np.abs(ours - expected).max() / unit) if ours.shape == expected.shape else float("inf")
+def difference(ours, expected, scale):
+    """The largest difference, divided by `scale`; infinite if the shapes differ."""
+    return float(np.abs(ours - expected).max() / scale) if ours.shape == expected.shape else float("inf")
 
 
 def spread(probabilities):
@@ -55,19 +43,19 @@ def spread(probabilities):
     return float(np.ptp(probabilities, axis=0).max() / probabilities.max())
 
 
-def text(array):
+def decoded(array):
     """Strings as Python text; runtimes give them as UTF-8 bytes or as text."""
     return np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array
 
 
-def check_top(answer, expected, labels, unit):
+def check_top(answer, expected, labels, scale):
     """The best classes of an answer against the probabilities `expected` (batch, classes).
 
     Returns:
-        (the scores' largest difference in units of `unit`, a list of sentences): the scores belong to the classes
+        (the scores' largest difference divided by `scale`, a list of sentences): the scores belong to the classes
         named, they are the best ones in order, and the labels are those classes'.
     """
-    classes, scores, names = answer["classes"], answer["scores"], text(answer["labels"])
+    classes, scores, names = answer["classes"], answer["scores"], decoded(answer["labels"])
     k = classes.shape[-1]
     shapes = {name: array.shape for name, array in answer.items() if name in TOP}
     if set(shapes.values()) != {(len(expected), k)} or not 1 <= k <= expected.shape[1]:
@@ -75,7 +63,7 @@ def check_top(answer, expected, labels, unit):
     if classes.dtype.kind != "i" or classes.min() < 0 or classes.max() >= expected.shape[1]:
         return float("inf"), [f"classes are {classes.dtype}s from {classes.min()} to {classes.max()}"]
     best = -np.sort(-expected, axis=1)[:, :k]
-    largest = max(difference(scores, values, unit) for values in (np.take_along_axis(expected, classes, axis=1), best))
+    largest = max(difference(scores, values, scale) for values in (np.take_along_axis(expected, classes, axis=1), best))
     wrong = np.argwhere(names != labels[classes])
     if not len(wrong):
         return largest, []
@@ -97,6 +85,7 @@ def check_calls(answers, reference, groups):
         signature = group.rsplit(":", 1)[-1]
         differences[group] = 0.0
         probabilities = reference[EXPECTED[signature]]
+        scale = float32_scale(probabilities)
         for first, last in batches(len(probabilities)):
             call = f"{group}/{first}:{last}"
             answer = {name: answers[f"{call}/{name}"] for name in OUTPUTS[signature] if f"{call}/{name}" in answers}
@@ -105,9 +94,9 @@ def check_calls(answers, reference, groups):
                 found.append(f"{call} lacks {', '.join(missing)}")
                 continue
             expected = probabilities[first:last]
-            values, sentences = check_top(answer, expected, reference["labels"], unit(probabilities))
+            values, sentences = check_top(answer, expected, reference["labels"], scale)
             if "probabilities" in answer:
-                values = np.maximum(values, difference(answer["probabilities"], expected, unit(probabilities)))
+                values = np.maximum(values, difference(answer["probabilities"], expected, scale))
             differences[group] = float(np.maximum(differences[group], values))  # NaN stays NaN
             found += [f"{call}: {sentence}" for sentence in sentences]
         if not differences[group] <= TOLERANCE:
@@ -127,18 +116,23 @@ def compare_reduced(ours, reference):
     }
 
 
-def check_reduced(kind, ours, reference):
-    """(numbers, sentences) on the probabilities of a file of a kind in REDUCED."""
+def check_reduced(limits, ours, reference):
+    """(numbers, sentences) on the probabilities of a file of reduced precision.
+
+    Args:
+        limits: (largest difference relative to the largest probability, smallest correlation) that is not yet refused.
+        ours, reference: the file's probabilities and the Keras model's, (n, classes).
+    """
     if ours.shape != reference.shape:
         return {}, [f"answers have the shape {ours.shape}, expected {reference.shape}"]
     if not np.isfinite(ours).all():
         return {}, ["answers are not finite"]
-    numbers, (most, least) = compare_reduced(ours, reference), REDUCED[kind]
+    numbers, (most, least) = compare_reduced(ours, reference), limits
     found = []
     if not numbers["largest_difference"] <= most:
-        found.append(f"differs by {numbers['largest_difference']:.1e}, more than {most} for {kind}")
+        found.append(f"differs by {numbers['largest_difference']:.1e}, more than {most}")
     if not numbers["correlation"] >= least:
-        found.append(f"correlates by {numbers['correlation']:.3f} only, expected {least} for {kind}")
+        found.append(f"correlates by {numbers['correlation']:.3f} only, expected {least}")
     if not spread(ours) >= SMALLEST_SPREAD:
         found.append("says the same of every image")
     return numbers, found

@@ -1,6 +1,6 @@
 """Consumer: TensorFlow's C API, the loader that servers use, without Python's TensorFlow, Keras or protobuf.
 
-    python -m consumers.c_api VERSION QUESTIONS.npz ANSWERS.npz      (from export/; see protocol.py)
+    python -m consumers.c_api VERSION REFERENCE.npz ANSWERS.npz      (from export/; see protocol.py)
 
 `TF_LoadSessionFromSavedModel` ends in the same C++ function, `tensorflow::LoadSavedModel`, as TF Serving's loader of
 SavedModels. The library is the installed wheel's, found but not imported, by ctypes; declarations are those of
@@ -260,10 +260,10 @@ def replay_warmup(model, path):
     return len(records)
 
 
-def consume(path, questions):
+def consume(path, reference):
     api = load_library()
     with SavedModel(api, path) as model:
-        answers = answer_calls(model.predict, questions)
+        answers = answer_calls(model.predict, reference)
         description = {
             "runtime": f"TensorFlow {api.TF_Version().decode()}, C API",
             "warmup_records": replay_warmup(model, path),

@@ -1,6 +1,6 @@
 """Consumer: LiteRT, the runtime of TFLite files, with float or quantized input and output.
 
-python -m consumers.litert_runtime FILE.tflite QUESTIONS.npz ANSWERS.npz      (from export/; see protocol.py)
+python -m consumers.litert_runtime FILE.tflite REFERENCE.npz ANSWERS.npz      (from export/; see protocol.py)
 """
 
 import importlib.metadata
@@ -36,7 +36,7 @@ def dequantize(array, details):
     return ((array.astype("float64") - zero_point) * scale).astype("float32")
 
 
-def consume(path, questions):
+def consume(path, reference):
     from ai_edge_litert.interpreter import Interpreter
 
     if custom := custom_operations(path):
@@ -47,7 +47,7 @@ def consume(path, questions):
         raise ValueError(f"Expected the signature {expected}. Received: {signatures}")
     run = interpreter.get_signature_runner("serving_default")
     image, probabilities = run.get_input_details()["images"], run.get_output_details()["probabilities"]
-    rows = [run(images=quantize(row[None], image))["probabilities"] for row in questions["images"]]
+    rows = [run(images=quantize(row[None], image))["probabilities"] for row in reference["images"]]
     answers = {"probabilities": dequantize(np.concatenate(rows), probabilities)}
     return answers, {"runtime": f"LiteRT {importlib.metadata.version('ai-edge-litert')}"}
 

@@ -1,6 +1,6 @@
 """Consumer: TensorFlow Serving's `tensorflow_model_server`, asked by REST and by gRPC as clients ask it.
 
-    python -m consumers.model_server VERSION QUESTIONS.npz ANSWERS.npz      (from export/; see protocol.py)
+    python -m consumers.model_server VERSION REFERENCE.npz ANSWERS.npz      (from export/; see protocol.py)
 
 The server is the one on PATH, or the command in the environment variable TENSORFLOW_MODEL_SERVER; in it, {base} stands
 for the folder that holds the model, so that a container can be named:
@@ -155,14 +155,14 @@ def ask_grpc(address):
     return predict
 
 
-def consume(path, questions):
+def consume(path, reference):
     skipped = {}
     with running_server(path) as (url, address, runtime):
-        answers = {"rest:" + key: value for key, value in answer_calls(ask_rest(url), questions).items()}
+        answers = {"rest:" + key: value for key, value in answer_calls(ask_rest(url), reference).items()}
         if importlib.util.find_spec("tensorflow_serving") is None:
             skipped["grpc"] = "tensorflow-serving-api is not installed"
         else:
-            answers |= {"grpc:" + key: value for key, value in answer_calls(ask_grpc(address), questions).items()}
+            answers |= {"grpc:" + key: value for key, value in answer_calls(ask_grpc(address), reference).items()}
     return answers, {"runtime": runtime, "skipped": skipped}
 
 

@@ -1,6 +1,6 @@
 """Consumer: ONNX Runtime, of an ONNX file.
 
-python -m consumers.onnx_runtime FILE.onnx QUESTIONS.npz ANSWERS.npz      (from export/; see protocol.py)
+python -m consumers.onnx_runtime FILE.onnx REFERENCE.npz ANSWERS.npz      (from export/; see protocol.py)
 """
 
 import importlib.util
@@ -8,7 +8,7 @@ import importlib.util
 from consumers.protocol import Skip, answer_calls, run_consumer
 
 
-def consume(path, questions):
+def consume(path, reference):
     if importlib.util.find_spec("onnxruntime") is None:
         raise Skip("onnxruntime is not installed")
     import onnxruntime
@@ -18,8 +18,8 @@ def consume(path, questions):
     if inputs != ["images"] or len(outputs) != 1:
         raise ValueError(f"Expected the input 'images' and one output. Received: {inputs} and {outputs}")
     predict = lambda signature, feeds: {"probabilities": session.run(outputs, feeds)[0]}  # noqa: E731
-    batches = answer_calls(predict, questions, signatures=["serving_default"])
-    count = len(questions["images"])
+    batches = answer_calls(predict, reference, signatures=["serving_default"])
+    count = len(reference["images"])
     return {"probabilities": batches[f"serving_default/0:{count}/probabilities"]}, {
         "runtime": f"ONNX Runtime {onnxruntime.__version__}"
     }

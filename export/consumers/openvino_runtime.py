@@ -1,6 +1,6 @@
 """Consumer: OpenVINO, Intel's runtime, which reads a SavedModel's `serving_default` without TensorFlow.
 
-python -m consumers.openvino_runtime VERSION QUESTIONS.npz ANSWERS.npz      (from export/; see protocol.py)
+python -m consumers.openvino_runtime VERSION REFERENCE.npz ANSWERS.npz      (from export/; see protocol.py)
 """
 
 import importlib.util
@@ -8,7 +8,7 @@ import importlib.util
 from consumers.protocol import Skip, answer_calls, run_consumer
 
 
-def consume(path, questions):
+def consume(path, reference):
     if importlib.util.find_spec("openvino") is None:
         raise Skip("openvino is not installed")
     import openvino
@@ -21,7 +21,7 @@ def consume(path, questions):
         answer = compiled(inputs)
         return {output.get_any_name(): answer[output] for output in compiled.outputs}
 
-    answers = answer_calls(predict, questions, signatures=["serving_default"])
+    answers = answer_calls(predict, reference, signatures=["serving_default"])
     return answers, {"runtime": f"OpenVINO {openvino.get_version()}"}
 
 

@@ -1,6 +1,6 @@
 """What every consumer of an export is asked, and how a consumer program is run; see verify.py.
 
-A consumer is a program: `python -m consumers.X ARTIFACT QUESTIONS.npz ANSWERS.npz`, run from export/. QUESTIONS.npz
+A consumer is a program: `python -m consumers.X ARTIFACT REFERENCE.npz ANSWERS.npz`, run from export/. REFERENCE.npz
 holds `images` and `files` as in verify.py. It writes an array `SIGNATURE/FIRST:LAST/OUTPUT` per call and output to
 ANSWERS.npz, and prints, as its last line, a JSON object with at least "runtime": what answered, with its version. A
 consumer that cannot run on this machine exits with SKIPPED and prints the reason instead; every other exit status is a
@@ -15,7 +15,10 @@ import sys
 import numpy as np
 
 SKIPPED = 77  # the exit status that automake and meson take for "skipped"
-INPUT = {"serving_default": ("images", "images"), "serve_bytes": ("image_bytes", "files")}  # (its name, in QUESTIONS)
+INPUT = {
+    "serving_default": ("images", "images"),
+    "serve_bytes": ("image_bytes", "files"),
+}  # (its name, in REFERENCE.npz)
 
 
 class Skip(Exception):
@@ -23,11 +26,11 @@ class Skip(Exception):
 
 
 def batches(count):
-    """Slices of `count` questions: a batch of one, one of two if there are so many, and all."""
+    """Slices of `count` inputs: a batch of one, one of two if there are so many, and all."""
     return sorted({(0, 1), (1, min(3, count)), (0, count)} - {(1, 1)})
 
 
-def answer_calls(predict, questions, signatures=tuple(INPUT), outputs=None):
+def answer_calls(predict, reference, signatures=tuple(INPUT), outputs=None):
     """Calls `predict(signature, {input name: array})` for each batch; returns the arrays of ANSWERS.npz.
 
     Encoded images are arrays of `bytes` objects. `outputs` keeps these outputs only.
@@ -35,7 +38,7 @@ def answer_calls(predict, questions, signatures=tuple(INPUT), outputs=None):
     answers = {}
     for signature in signatures:
         name, key = INPUT[signature]
-        values = questions[key].astype(object) if key == "files" else questions[key]
+        values = reference[key].astype(object) if key == "files" else reference[key]
         for first, last in batches(len(values)):
             for output, array in predict(signature, {name: values[first:last]}).items():
                 if outputs is None or output in outputs:
@@ -51,15 +54,15 @@ def run_consumer(consume):
     """The main program of a consumer.
 
     Args:
-        consume: function (artifact path, questions) -> (answers, description), arrays and a dict as in this file's
-            docstring; raises Skip.
+        consume: function (artifact path, arrays of REFERENCE.npz) -> (answers, description), arrays and a dict as in
+            this file's docstring; raises Skip.
     """
-    artifact, questions, answers_file = sys.argv[1:]
+    artifact, reference, answers_file = sys.argv[1:]
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    with np.load(questions, allow_pickle=False) as file:
-        questions = dict(file)
+    with np.load(reference, allow_pickle=False) as file:
+        reference = dict(file)
     try:
-        answers, description = consume(pathlib.Path(artifact), questions)
+        answers, description = consume(pathlib.Path(artifact), reference)
     except Skip as reason:
         print(reason)
         sys.exit(SKIPPED)

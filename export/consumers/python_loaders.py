@@ -1,6 +1,6 @@
 """Consumer: TensorFlow's Python loaders, of TensorFlow 2 and of TensorFlow 1's sessions, where Keras does not exist.
 
-python -m consumers.python_loaders VERSION QUESTIONS.npz ANSWERS.npz      (from export/; see protocol.py)
+python -m consumers.python_loaders VERSION REFERENCE.npz ANSWERS.npz      (from export/; see protocol.py)
 """
 
 from consumers.protocol import answer_calls, check_without_keras, forbid_keras, run_consumer
@@ -33,14 +33,14 @@ def load_session(path, session):
     return predict
 
 
-def consume(path, questions):
+def consume(path, reference):
     forbid_keras()
     import tensorflow as tf
 
-    answers = {"tf2:" + key: value for key, value in answer_calls(load_functions(path), questions).items()}
+    answers = {"tf2:" + key: value for key, value in answer_calls(load_functions(path), reference).items()}
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         predict = load_session(path, session)
-        answers |= {"tf1:" + key: value for key, value in answer_calls(predict, questions).items()}
+        answers |= {"tf1:" + key: value for key, value in answer_calls(predict, reference).items()}
     check_without_keras()
     return answers, {"runtime": f"TensorFlow {tf.__version__}, Python without Keras"}
 

@@ -124,16 +124,6 @@ def circumstances(threads, rounds, size):
     )
 
 
-def replace_file(path, write):
-    """Calls write(path of a temporary sibling) and renames: an old file stays until the new one is whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def write_csv(rows, size, about, path):
     """A line per row with everything that was measured, its limits and the circumstances."""
     with path.open("w", newline="", encoding="utf-8") as file:

@@ -9,10 +9,8 @@ import contextlib
 import pathlib
 import shutil
 import signal
-import sys
 import tempfile
 
-received = []  # numbers of the signals that asked this program to stop
 INCOMING = "incoming-"  # prefix of a version being written; an export that was killed leaves such a folder
 
 
@@ -52,17 +50,43 @@ def check_writable(output):
         raise OSError(f"Cannot write to {output}: {existing}: {error.strerror}. Choose another --output.") from error
 
 
-def stop(number, frame):
-    """A signal handler: ends the program by an exception, so that the unfinished version is removed."""
-    received.append(number)
-    exit_if_stopped()
+class Stopped(BaseException):
+    """SIGTERM or Ctrl-C has asked the program to stop; an ordinary `except` does not catch it.
+
+    Attributes:
+        number: of the signal.
+    """
+
+    def __init__(self, number):
+        super().__init__(f"Stopped by {signal.Signals(number).name}.")
+        self.number = number
 
 
-def exit_if_stopped():
-    """Ends the program if a signal has come: Python drops an exception that is raised inside of a destructor."""
-    if received:
-        print(f"Stopped by {signal.Signals(received[0]).name}.", file=sys.stderr)
-        sys.exit(128 + received[0])
+class StopRequest:
+    """Whether a signal has asked the program to stop.
+
+    A signal raises Stopped where the program happens to be, so that the unfinished version is removed. It is remembered
+    too, for Python drops an exception that is raised inside of a destructor: whoever does the work asks `check` between
+    its steps.
+    """
+
+    def __init__(self):
+        self.number = None
+
+    def listen(self):
+        """Takes SIGTERM and SIGINT over, for the rest of the program."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self.receive)
+
+    def receive(self, number, frame=None):
+        """The signal handler. Raises Stopped."""
+        self.number = number
+        self.check()
+
+    def check(self):
+        """Raises Stopped if a signal has come."""
+        if self.number is not None:
+            raise Stopped(self.number)
 
 
 @contextlib.contextmanager
@@ -79,7 +103,6 @@ def incoming_version(output):
 
 def release(folder):
     """Makes the finished `folder` of `incoming_version` the next version beside it; returns the version's path."""
-    exit_if_stopped()
     folder.chmod(0o755)  # mkdtemp's folders are private; a server runs as another user
     while True:
         versions = [int(path.name) for path in folder.parent.iterdir() if path.name.isdecimal()]

@@ -2,61 +2,76 @@
 
 tflite/model_KIND.tflite           with class names and description inside (not int16x8, which MediaPipe refuses)
 tflite/model_KIND.tensors.csv      of quantized kinds: each tensor beside the same tensor in float, on a few of the
-                                   representative images (tensor_report.py)
+                                   representative images (na_keras/deploy/tflite/tensor_report.py)
 """
 
+import functools
 import itertools
 
-from na_keras.deploy.tflite import conversion, graph, metadata, tensor_report
+from na_keras import deploy
 
 REPORT_IMAGES = 8  # of the representative ones; each runs twice, without the fast delegate
 
 
-def gates(reports):
-    """How NA's gates in a quantized file follow the float ones: lowest and median, over the layers; None without gates.
+def summarise_gates(reports):
+    """How NA's gates in a quantized file follow the float ones: lowest and median, over the layers; None without NA.
 
     Inside the whole network: what layers before lost is part of it. A gate that is all but constant, as gamma near 0
     makes it, has a low correlation and yet a high signal-to-quantization-noise ratio.
     """
-    found = [report for report in reports if report.operation == "LOGISTIC"]
-    if not found:
+    gates = [report for report in reports if report.is_gate]
+    if not gates:
         return None
-    summary = {"count": len(found)}
+    summary = {"count": len(gates)}
     for key, values in (
-        ("correlation", sorted(report.correlation for report in found)),
-        ("sqnr_decibels", sorted(report.sqnr for report in found)),
+        ("correlation", sorted(report.correlation for report in gates)),
+        ("sqnr_decibels", sorted(report.sqnr for report in gates)),
     ):
         summary[key] = {"lowest": values[0], "median": values[len(values) // 2]}
     return summary
 
 
-def write_files(folder, plan):
+def write_files(folder, plan, before_each=lambda kind: None):
     """Writes the files of all kinds of a writer.Plan into the new folder `folder`.
 
+    Args:
+        folder, plan: where to, and from what.
+        before_each: called with the name of each kind before it is converted.
+
     Returns:
-        {file name: what graph.describe says of it, and for quantized kinds "gates"}.
+        {file name: what deploy.describe says of it, and for quantized kinds "gates"}.
 
     Raises:
-        ValueError: see conversion.convert.
+        ValueError: see deploy.convert_tflite.
     """
+
+    @functools.cache
+    def network(form):
+        return deploy.deploy_copy(plan.model, form)[0]
+
+    @functools.cache
+    def float_twin(form):
+        """The float file with the same operations, under the same names, as the quantized ones."""
+        return deploy.convert_tflite(network(form), size=plan.size)
+
     folder.mkdir()
-    classifiers, described = {}, {}
+    described = {}
     for kind in plan.kinds:
-        settings = conversion.KINDS[kind]
-        print(f"  {kind}", flush=True)
-        if settings.form not in classifiers:
-            classifiers[settings.form], _ = plan.classifier(settings.form)
-        converted = conversion.convert(classifiers[settings.form], kind, plan.representative)
-        blob = converted
-        if settings.has_metadata:
-            blob = metadata.attach(converted, plan.labels, plan.model.name)
+        before_each(kind)
+        settings = deploy.TFLITE_KINDS[kind]
+        blob = deploy.convert_tflite(
+            network(settings.form),
+            kind,
+            plan.representative,
+            size=plan.size,
+            labels=plan.labels if settings.has_metadata else None,
+        )
         path = folder / f"model_{kind}.tflite"
         path.write_bytes(blob)
-        described[path.name] = graph.describe(blob)
+        described[path.name] = deploy.describe(blob)
         if settings.quantized:
-            in_float = conversion.convert(classifiers[settings.form])  # the same operations with the same names
-            images = [image[0] for (image,) in itertools.islice(plan.representative(), REPORT_IMAGES)]
-            reports = tensor_report.compare_tensors(converted, in_float, images)
-            tensor_report.write_csv(reports, folder / f"model_{kind}.tensors.csv")
-            described[path.name]["gates"] = gates(reports)
+            images = [image for (image,) in itertools.islice(plan.representative(), REPORT_IMAGES)]
+            reports = deploy.compare_tensors(blob, float_twin(settings.form), images)
+            deploy.write_csv(reports, folder / f"model_{kind}.tensors.csv")
+            described[path.name]["gates"] = summarise_gates(reports)
     return described

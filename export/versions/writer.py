@@ -4,8 +4,6 @@ import dataclasses
 import itertools
 import json
 import pathlib
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 
@@ -13,9 +11,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+import verify
+from na_keras import deploy
 from na_keras.data import preprocessing
-from na_keras.deploy import rewrite, saved_model
-from versions import manifest, publish, tflite_folder, warmup
+from versions import manifest, tflite_folder, warmup
 
 SAMPLES = 16  # representative images that verification asks about
 
@@ -27,11 +26,11 @@ class Plan:
     Args:
         model: the trained network as a float32 Keras model; what every artifact is compared with.
         labels: class names.
-        resize, size, top, image_dtype: see saved_model.Classifier.
+        size, resize, top, image_dtype: see deploy.write_saved_model.
         reference: see `reference_data`.
         warmup_batches: batch sizes of the warm-up requests.
-        kinds: of TFLite files, keys of tflite.KINDS.
-        representative: images for the quantized kinds, see tflite.convert.
+        kinds: kinds of TFLite files, keys of deploy.TFLITE_KINDS.
+        representative: function of images for the quantized kinds, see deploy.convert_tflite.
         onnx: whether to write an ONNX file too.
     """
 
@@ -47,15 +46,9 @@ class Plan:
     representative: Callable | None = None
     onnx: bool = False
 
-    def classifier(self, form):
-        """(saved_model.Classifier around the deploy copy in a form, the copy's counts); see rewrite.deploy_copy."""
-        network, counts = rewrite.deploy_copy(self.model, form)
-        classifier = saved_model.Classifier(network, self.labels, self.resize, self.size, self.top, self.image_dtype)
-        return classifier, counts
-
 
 def reference_data(model, labels, resize, size, image_dtype="float32", representative=None, count=4):
-    """Inputs and the Keras model's answers to them, for verify.py.
+    """Inputs, the Keras model's answers, and how far each kind of TFLite file may be from these: for verify.py.
 
     The images are random ones, or the first of the representative ones: a quantized file answers only for such images
     as its ranges were taken from.
@@ -75,7 +68,9 @@ def reference_data(model, labels, resize, size, image_dtype="float32", represent
     if representative is not None:
         images = [image[0] for (image,) in itertools.islice(representative(), SAMPLES)]
     images = np.stack(images).astype(image_dtype)
+    limits = {name: dataclasses.astuple(kind.limits) for name, kind in deploy.TFLITE_KINDS.items() if kind.limits}
     return {
+        "limits": np.array(json.dumps(limits)),
         "images": images,
         "files": np.array(files),  # fixed-length bytes: neither format ends in a zero byte, which NumPy would drop
         "labels": np.array(labels),
@@ -84,8 +79,8 @@ def reference_data(model, labels, resize, size, image_dtype="float32", represent
     }
 
 
-def verify(version, reference):
-    """Runs verify.py on a written version in a process of its own; returns what it measured.
+def check_artifacts(version, reference):
+    """Runs every consumer on a written version, each in a process of its own; returns what verify.py measured.
 
     Raises:
         RuntimeError: the artifacts disagree with the Keras model, or do not run at all.
@@ -93,20 +88,21 @@ def verify(version, reference):
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "reference.npz"
         np.savez(path, **reference)
-        program = pathlib.Path(__file__).parents[1] / "verify.py"
-        result = subprocess.run([sys.executable, program, version, path], capture_output=True, text=True)
-    if result.returncode:
-        raise RuntimeError(f"The exported artifacts failed verification.\n{result.stdout}{result.stderr[-3000:]}")
-    return json.loads(result.stdout.splitlines()[-1])
+        report, found = verify.verify(version, path)
+    if found:
+        lines = "\n".join((json.dumps(report), *found))
+        raise RuntimeError(f"The exported artifacts failed verification.\n{lines}")
+    return report
 
 
-def write_savedmodel(folder, plan):
-    classifier, counts = plan.classifier("tensorflow")
-    saved_model.write_savedmodel(classifier, folder)
+def add_saved_model(folder, plan):
+    network, counts = deploy.deploy_copy(plan.model, "tensorflow")
+    options = {"size": plan.size, "resize": plan.resize, "top": plan.top, "image_dtype": plan.image_dtype}
+    deploy.write_saved_model(network, folder, plan.labels, **options)
     return {"deploy": counts}
 
 
-def write_warmup(folder, plan):
+def add_warmup(folder, plan):
     one_of_each = {
         "serving_default": {"images": plan.reference["images"][:1]},
         "serve_bytes": {"image_bytes": plan.reference["files"][:1]},
@@ -121,33 +117,37 @@ def write_warmup(folder, plan):
     )
 
 
-def write_converted(folder, plan):
-    described = tflite_folder.write_files(folder / "tflite", plan)
+def add_converted(folder, plan):
+    described = tflite_folder.write_files(folder / "tflite", plan, lambda kind: print(f"  {kind}", flush=True))
     if plan.onnx:
-        from na_keras.deploy import onnx_file
-
         print("  onnx", flush=True)
         (folder / "onnx").mkdir()
-        onnx_file.write_onnx(plan.model, folder / "onnx" / "model.onnx")
+        deploy.write_onnx(plan.model, folder / "onnx" / "model.onnx")
     return {"tflite": described}
 
 
-def write_labels(folder, plan):
+def add_labels(folder, plan):
     (folder / "labels.txt").write_text("".join(f"{label}\n" for label in plan.labels), "utf-8")
 
 
 # What is printed, and what is then written into the version's folder; in this order. A step may return entries for the
 # manifest.
 STEPS = (
-    ("Writing the SavedModel", write_savedmodel),
-    ("Adding warm-up requests", write_warmup),
-    ("Converting", write_converted),
-    ("Writing the class names", write_labels),
+    ("Writing the SavedModel", add_saved_model),
+    ("Adding warm-up requests", add_warmup),
+    ("Converting", add_converted),
+    ("Writing the class names", add_labels),
 )
 
 
-def write_version(folder, plan, source, recipe):
+def write_version(folder, plan, source, recipe, check_stopped):
     """Writes everything of one version into the empty folder `folder`, verified; returns the checks.
+
+    Args:
+        folder, plan: where to, and from what.
+        source: path of the trained network's file, for the manifest.
+        recipe: what the run directory says of the training, for the manifest.
+        check_stopped: function that is called between the steps; it raises what is to stop them.
 
     Raises:
         RuntimeError: the artifacts disagree with the Keras model, or do not run.
@@ -155,14 +155,14 @@ def write_version(folder, plan, source, recipe):
     """
     entries = {}
     for message, step in STEPS:
-        publish.exit_if_stopped()
+        check_stopped()
         print(message, flush=True)
         entries |= step(folder, plan) or {}
-    publish.exit_if_stopped()
+    check_stopped()
     print("Running the warm-up requests", flush=True)
     warm = warmup.replay(folder)
     print("Verifying with every consumer that is installed, each in a process of its own", flush=True)
-    checks = verify(folder, plan.reference)
+    checks = check_artifacts(folder, plan.reference)
     manifest.write_manifest(
         folder,
         model={"path": str(source), "sha256": manifest.sha256(source), "name": plan.model.name},
@@ -173,4 +173,5 @@ def write_version(folder, plan, source, recipe):
         checks=checks,
         **entries,
     )
+    check_stopped()
     return checks

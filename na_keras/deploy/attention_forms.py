@@ -18,11 +18,13 @@ context from the narrow h. With weights a_i over the positions that sum to 1,
 Nothing here is registered with Keras: a deploy copy is exported, never saved as a .keras file.
 """
 
+import keras
 import numpy as np
 from keras import layers, ops
 
 from na_keras.layers.normalization_attention import embed
 
+GATE_SCOPE = "na_gate"  # in the names of a file's tensors, by which reports know NA's gates
 SMALLEST_VARIANCE = 1e-10  # what takes epsilon's place in the integer-safe form: (1e-5) ** 2
 
 
@@ -31,7 +33,7 @@ def convolve(x, kernel):
     return ops.conv(x, kernel[None, None], padding="valid", data_format="channels_last")
 
 
-def flat(x, *channels):
+def flat_positions(x, *channels):
     """(b, h, w, c) -> (b, h * w, c), or (b, h, w, 1) -> (b, h * w) without `channels`."""
     height, width = x.shape[1:3]
     if height is None or width is None:  # and the batch size is unknown anyway
@@ -39,8 +41,8 @@ def flat(x, *channels):
     return ops.reshape(x, (-1, height * width, *channels))
 
 
-def like(positions, x):
-    """(b, h * w) -> (b, h, w, 1), the height and width of x."""
+def as_map(positions, x):
+    """(b, h * w) -> (b, h, w, 1), with the height and width of x."""
     return ops.reshape(positions, (-1, *ops.shape(x)[1:3], 1))
 
 
@@ -69,7 +71,9 @@ class DeployAttention(layers.Layer):
             self.mean_bias = np.float32(bias.mean(dtype="float64"))
 
     def _weight(self, name, value):
-        initial = lambda shape, dtype=None: ops.convert_to_tensor(value, dtype)  # noqa: E731
+        def initial(shape, dtype=None):
+            return ops.convert_to_tensor(value, dtype)
+
         return self.add_weight(value.shape, initial, name=name, trainable=False)
 
     def channel_mean(self, h):
@@ -89,13 +93,13 @@ class DeployAttention(layers.Layer):
         if self.embedding is not None:
             key, query = (embed(key, role) for role in self.embedding)
         # Flat, because a mean over two axes of a one-channel map takes eight times as long as over one axis.
-        return flat(key), ops.mean(flat(query), axis=1, keepdims=True)
+        return flat_positions(key), ops.mean(flat_positions(query), axis=1, keepdims=True)
 
     def weighted_mean(self, h, scores):
         """Of h (b, h, w, c) over the positions, with the softmax of scores (b, h * w): (b, c)."""
         # Not ops.softmax: TensorFlow's takes .02 of a ResNet50's time on these maps.
         weights = ops.exp(scores - ops.max(scores, axis=1, keepdims=True))
-        return ops.squeeze(ops.matmul(weights[:, None], flat(h, h.shape[3])), 1) / ops.sum(
+        return ops.squeeze(ops.matmul(weights[:, None], flat_positions(h, h.shape[3])), 1) / ops.sum(
             weights, axis=1, keepdims=True
         )
 
@@ -110,31 +114,33 @@ class DeployAttention(layers.Layer):
             context = ops.matmul(context, self.kernel) + self.bias
         return ops.reshape(context, (-1, 1, 1, context.shape[1]))
 
-    def shares(self, channels):
-        """With f = the population's variance / that of eq. 7: (f, gamma * sqrt(f)).
+    def population_scales(self, channels):
+        """With f = the population's variance / that of eq. 7, which it stands for: (f, gamma * sqrt(f)).
 
         gamma d / sqrt(variance / f + epsilon)     = gamma sqrt(f) d / sqrt(variance + f epsilon)
         gamma d / (sqrt(variance / f) + epsilon)   = gamma sqrt(f) d / (sqrt(variance) + sqrt(f) epsilon)
         """
-        share = (channels - 1) / channels if self.unbiased else 1.0
-        return share, self.gamma * share**0.5
+        factor = (channels - 1) / channels if self.unbiased else 1.0
+        return factor, self.gamma * factor**0.5
 
     def gate(self, h):
         """Equations 7 to 9, the factors of the channels: (b, 1, 1, filters), in (0, 1)."""
         context = self.context(h)
-        share, gamma = self.shares(context.shape[3])
+        factor, gamma = self.population_scales(context.shape[3])
         deviation = context - ops.mean(context, axis=3, keepdims=True)
         variance = ops.mean(deviation * deviation, axis=3, keepdims=True)
         if self.epsilon_inside_sqrt:
-            sigma = ops.sqrt(variance + share * self.epsilon)
+            sigma = ops.sqrt(variance + factor * self.epsilon)
         else:
-            sigma = ops.sqrt(variance) + share**0.5 * self.epsilon
+            sigma = ops.sqrt(variance) + factor**0.5 * self.epsilon
         return ops.sigmoid(deviation * (gamma / sigma) + self.beta)
 
     def call(self, h):
         """The convolution's output, or h, times the gate."""
         x = h if self.kernel is None else convolve(h, self.kernel) + self.bias
-        return x * self.gate(h)
+        with keras.name_scope(GATE_SCOPE):
+            gate = self.gate(h)
+        return x * gate
 
 
 class LiteAttention(DeployAttention):
@@ -150,8 +156,8 @@ class LiteAttention(DeployAttention):
         """By a product on wide maps: packing them for the matrix product takes longer."""
         weights = ops.softmax(scores, axis=1)  # one operation; of five small ones each takes as long
         if self.kernel is not None:
-            return ops.squeeze(ops.matmul(weights[:, None], flat(h, h.shape[3])), 1)
-        return ops.sum(h * like(weights, h), axis=(1, 2))
+            return ops.squeeze(ops.matmul(weights[:, None], flat_positions(h, h.shape[3])), 1)
+        return ops.sum(h * as_map(weights, h), axis=(1, 2))
 
 
 class IntegerSafeAttention(LiteAttention):
@@ -166,17 +172,17 @@ class IntegerSafeAttention(LiteAttention):
         else:
             key, query = self.compared(h)
             scores = ops.minimum(key - query, query - key)  # TFLite has no int8 form of the negative
-            weights = like(ops.exp(scores), h)
+            weights = as_map(ops.exp(scores), h)
             total = ops.mean(weights, axis=(1, 2), keepdims=True)
             context = ops.mean(h * weights, axis=(1, 2), keepdims=True)
         if self.kernel is not None:
             context = convolve(context, self.kernel) + total * self.bias
         channels = context.shape[3]
-        share, gamma = self.shares(channels)
+        factor, gamma = self.population_scales(channels)
         deviation = context - ops.mean(context, axis=3, keepdims=True)
         # Not ops.square: the converter would make it SQUARED_DIFFERENCE, which has no 16-bit form.
         variance = ops.mean(deviation * deviation, axis=3, keepdims=True)
-        epsilon = share * self.epsilon * ops.square(total) if self.epsilon_inside_sqrt else SMALLEST_VARIANCE
+        epsilon = factor * self.epsilon * ops.square(total) if self.epsilon_inside_sqrt else SMALLEST_VARIANCE
         beta = np.full((1, 1, h.shape[2] or 1, channels), self.beta, "float32")
         return ops.sigmoid(deviation * (ops.rsqrt(variance + epsilon) * gamma) + beta)
 

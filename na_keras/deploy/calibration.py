@@ -9,9 +9,24 @@ import pathlib
 import tensorflow as tf
 
 from na_keras.data import load_source, preprocessing
-from na_keras.data.image_folder import ENDINGS
 
 SEED = 0  # of the draw, so that the same export gives the same file
+
+
+def image_files(folder):
+    """The paths of the image files in a folder and those below it, in sorted order.
+
+    Raises:
+        FileNotFoundError: no such folder, or no images in it.
+    """
+    from na_keras.data.image_folder import ENDINGS
+
+    files = sorted(path for path in pathlib.Path(folder).glob("**/*") if path.suffix.lower() in ENDINGS)
+    if not files:
+        raise FileNotFoundError(
+            f"No images in {folder}: expected a folder with files that end in {', '.join(ENDINGS)}."
+        )
+    return files
 
 
 def from_folder(folder):
@@ -23,11 +38,7 @@ def from_folder(folder):
     Raises:
         FileNotFoundError: no such folder, or no images in it.
     """
-    files = sorted(path for path in pathlib.Path(folder).glob("**/*") if path.suffix.lower() in ENDINGS)
-    if not files:
-        raise FileNotFoundError(
-            f"No images in {folder}: expected a folder with files that end in {', '.join(ENDINGS)}."
-        )
+    files = image_files(folder)
     names = tf.data.Dataset.from_tensor_slices([str(path) for path in files])
     mixed = names.shuffle(len(files), SEED, reshuffle_each_iteration=False)
     return mixed.map(lambda name: {"image": tf.io.read_file(name), "name": name})
@@ -39,7 +50,7 @@ def from_dataset(dataset, data_dir=None):
 
 
 def representative_images(examples, resize, size, count):
-    """What tflite.convert asks for.
+    """Representative images as convert_tflite asks for them.
 
     Args:
         examples: tf.data.Dataset with "image" and "name", as the functions above return it.

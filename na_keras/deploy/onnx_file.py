@@ -1,4 +1,4 @@
-"""The network as an ONNX file, for ONNX Runtime and what else reads the format: raw pixels in, probabilities out.
+"""The network as an ONNX file, in deploy form: raw pixels in, probabilities out.
 
 Keras converts through tf2onnx. It makes inputs of the file out of a Normalization layer's constants, because they are
 tensors of TensorFlow and no variables; so that layer is replaced by Rescaling, which computes the same from plain
@@ -8,33 +8,52 @@ numbers.
 import keras
 import numpy as np
 
+from na_keras.deploy import rewrite
+from na_keras.files import replace_file
+
 INPUT = "images"
 
 
 def without_captured_tensors(layer):
-    """A copy of the layer; of Normalization, the Rescaling that computes the same."""
+    """A copy of a layer for another graph; of Normalization, the Rescaling that computes the same.
+
+    Raises:
+        ValueError: a Normalization over another axis than the last.
+    """
     if not isinstance(layer, keras.layers.Normalization):
-        return type(layer).from_config(layer.get_config())
+        return rewrite.copy_layer(layer)
+    if layer.axis not in ((-1,), (3,)):
+        raise ValueError(f"Expected a Normalization over the last axis. Received: axis={layer.axis} in {layer.name}")
     scale = 1 / np.maximum(np.sqrt(np.asarray(layer.variance)), keras.config.epsilon()).ravel()
     offset = -np.asarray(layer.mean).ravel() * scale
     return keras.layers.Rescaling(scale.tolist(), offset.tolist(), dtype=layer.dtype_policy, name=layer.name)
 
 
 def write_onnx(model, path):
-    """Writes a functional Keras model from `images` (batch, size, size, 3) to probabilities as an ONNX file.
+    """Writes a classifier as an ONNX file with one input, `images`, and one output, the probabilities.
+
+    Args:
+        model: functional Keras model from float32 images (batch, height, width, 3), pixels 0..255, which it normalises
+            itself, to probabilities (batch, classes). It is written in deploy form; give the trained network, not a
+            deploy copy.
+        path: the file; one that is there is replaced when the new one is whole.
 
     Raises:
         ImportError: tf2onnx is not installed.
-        ValueError: a Normalization layer over another axis than the last.
+        ValueError: the model has no graph to rewrite (see deploy_copy), or a Normalization over another axis than the
+            last.
     """
-    import tf2onnx  # noqa: F401 - Keras imports it, later and with a message that names no extra
-
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.Normalization) and layer.axis not in ((-1,), (3,)):
-            raise ValueError(f"Expected a Normalization over the last axis. Received: axis={layer.axis}")
-    copy = keras.models.clone_model(model, clone_function=without_captured_tensors)
-    for old, new in zip(model.layers, copy.layers, strict=True):
-        if new.weights:
-            new.set_weights(old.get_weights())
+    try:
+        import tf2onnx  # noqa: F401 - Keras imports it, later and with a message that names no extra
+    except ImportError as error:
+        raise ImportError(
+            "ONNX files need tf2onnx. Run: pip install 'na-keras[onnx]', in a checkout pip install -e '.[onnx]'. "
+            f"({error})"
+        ) from error
+    network, _ = rewrite.rewritten(model, "tensorflow", without_captured_tensors)
     signature = [keras.InputSpec(shape=(None, *model.input_shape[1:]), dtype="float32", name=INPUT)]
-    copy.export(str(path), format="onnx", verbose=False, input_signature=signature)
+
+    def write(temporary):
+        network.export(str(temporary), format="onnx", verbose=False, input_signature=signature)
+
+    replace_file(path, write)

@@ -19,6 +19,35 @@ HALF_PRECISION = ("float16", "bfloat16", "mixed_float16", "mixed_bfloat16")
 CONVOLUTIONS = (layers.Conv2D, layers.DepthwiseConv2D)  # that batch norm is folded into; not their subclasses
 
 
+def image_size(model, size=None):
+    """Pixels of the sides of the square images that a classifier takes.
+
+    Args:
+        model: Keras model.
+        size: pixels, for a model whose own input shape leaves them open.
+
+    Raises:
+        ValueError: not one RGB image in and one row of numbers out; or no one size: the images are not square, the size
+            is not the model's, or nothing says it.
+    """
+    shapes = getattr(model, "input_shape", None), getattr(model, "output_shape", None)
+    image, answer = shapes
+    if not all(isinstance(shape, tuple) and all(not isinstance(side, tuple) for side in shape) for shape in shapes):
+        raise ValueError(f"Expected a classifier with one input and one output. Received: {image} to {answer}")
+    if len(image) != 4 or image[3] != 3 or len(answer) != 2:
+        raise ValueError(
+            "Expected a classifier from RGB images (batch, height, width, 3) to probabilities (batch, classes). "
+            f"Received: {image} to {answer}"
+        )
+    sides = {side for side in (*image[1:3], size) if side is not None}
+    if len(sides) != 1:
+        raise ValueError(
+            "Expected one size of square images, the model's own or `size` where it leaves them open. "
+            f"Received: images of {image[1]} x {image[2]}, size={size}"
+        )
+    return sides.pop()
+
+
 def with_float32(config):
     """A copy of a Keras configuration in which every dtype and dtype policy of floating type is float32."""
     if isinstance(config, dict):
@@ -33,6 +62,15 @@ def with_float32(config):
     return config
 
 
+def mentions_other_precision(config):
+    """Whether `with_float32` would change a configuration."""
+    if isinstance(config, dict):
+        other_policy = config.get("class_name") == "DTypePolicy" and config["config"].get("name") != "float32"
+        half = config.get("dtype") in HALF_PRECISION
+        return other_policy or half or any(map(mentions_other_precision, config.values()))
+    return isinstance(config, list | tuple) and any(map(mentions_other_precision, config))
+
+
 def float32_copy(model):
     """The same network with the same weights, built to compute in float32."""
     copy = type(model).from_config(with_float32(model.get_config()))
@@ -40,19 +78,33 @@ def float32_copy(model):
     return copy
 
 
+def in_float32(model):
+    """The model itself if all of it computes in float32, else its `float32_copy`."""
+    return float32_copy(model) if mentions_other_precision(model.get_config()) else model
+
+
+def in_float64(weight, default):
+    """The values of a layer's weight, or `default` where it has none."""
+    return default if weight is None else np.asarray(weight, "float64")
+
+
 def folded(convolution, norm):
     """(kernel, bias) of a convolution that computes what `convolution` and then `norm`, at inference, compute."""
-    array = lambda weight, default: default if weight is None else np.asarray(weight, "float64")  # noqa: E731
-    scale = array(norm.gamma, 1.0) / np.sqrt(array(norm.moving_variance, None) + norm.epsilon)
-    bias = (array(convolution.bias, 0.0) - array(norm.moving_mean, None)) * scale + array(norm.beta, 0.0)
-    kernel = np.asarray(convolution.kernel, "float64")
+    scale = in_float64(norm.gamma, 1.0) / np.sqrt(in_float64(norm.moving_variance, 1.0) + norm.epsilon)
+    bias = in_float64(convolution.bias, 0.0) - in_float64(norm.moving_mean, 0.0)
+    bias = bias * scale + in_float64(norm.beta, 0.0)
+    kernel = in_float64(convolution.kernel, None)
     if isinstance(convolution, layers.DepthwiseConv2D):  # (k, k, channels, multiplier)
         scale = scale.reshape(kernel.shape[2:])
     return (kernel * scale).astype("float32"), bias.astype("float32")
 
 
-class Plan:
+class Replacements:
     """What becomes of each layer of a functional model.
+
+    Args:
+        model: the functional model.
+        form: class of NA's form, of FORMS.
 
     Attributes:
         replaced: {id of a layer: function of its input}.
@@ -121,49 +173,115 @@ class Plan:
             check_integer_safe(attention)
 
 
+def check_has_no_code_of_its_own(model):
+    """Raises ValueError for a functional model of a class that computes more, or other things, than its graph says."""
+    definer = next(cls for cls in type(model).__mro__ if "call" in vars(cls))
+    if not definer.__module__.startswith("keras."):
+        raise ValueError(
+            f"deploy_copy rewrites a model's graph. Received: {model.name}, whose class {definer.__name__} computes in "
+            "a call() of its own. Build the network as keras.Model(inputs, outputs), with that code in a layer."
+        )
+
+
+def copy_layer(operation):
+    """The same layer or keras.ops operation, for another graph; weights are copied when it has been called."""
+    return type(operation).from_config(operation.get_config())
+
+
+class Rewriter:
+    """Builds the deploy copy of a network.
+
+    Args:
+        form: of NA, a key of FORMS.
+        copy_layer: function of a layer or operation that is neither folded nor replaced; returns what takes its place.
+
+    Attributes:
+        counts: as `deploy_copy` returns them, so far.
+    """
+
+    def __init__(self, form, copy_layer):
+        self.form, self.copy_layer = FORMS[form], copy_layer
+        self.copies = {}  # {id of a layer: its copy}; a shared layer stays one
+        self.counts = {"batch_norm_folded": 0, "attention": 0, "attention_projected": 0}
+
+    def rewrite(self, model, inputs):
+        """Runs a functional model's graph on new inputs, symbolic tensors; returns its outputs as a flat list."""
+        check_has_no_code_of_its_own(model)
+        replacements = Replacements(model, self.form)
+        for name, count in replacements.counts.items():
+            self.counts[name] += count
+
+        def call(operation, *args, **kwargs):
+            if id(operation) in replacements.dropped:
+                return args[0]
+            if id(operation) in replacements.replaced:
+                return replacements.replaced[id(operation)](args[0])
+            inner = nested_model(operation)
+            if inner is not None:
+                return keras.tree.pack_sequence_as(inner.output, self.rewrite(inner, args[0]))
+            return self.call_copy(operation, *args, **kwargs)
+
+        return run_graph(model, inputs, call)
+
+    def call_copy(self, operation, *args, **kwargs):
+        """Calls the copy of a layer or operation, with the layer's weights."""
+        if id(operation) not in self.copies:
+            self.copies[id(operation)] = self.copy_layer(operation)
+        copied = self.copies[id(operation)]
+        outputs = copied(*args, **kwargs)
+        if isinstance(copied, layers.Layer) and copied.weights:
+            copied.set_weights(operation.get_weights())
+        if isinstance(copied, layers.Normalization):
+            copied.finalize_state()  # it computes with a form of its weights
+        return outputs
+
+
+def is_deploy_copy(model):
+    """Whether `deploy_copy` made this model."""
+    return getattr(model, "deploy_form", None) is not None
+
+
+def rewritten(model, form, copy_layer=copy_layer):
+    """As `deploy_copy`, with another way to copy the layers that stay; see Rewriter."""
+    if form not in FORMS:
+        raise ValueError(f"form must be one of {', '.join(FORMS)}. Received: {form!r}")
+    if is_deploy_copy(model):
+        raise ValueError(f"Expected a trained network. Received: {model.name}, which is a deploy copy already.")
+    source = checked_functional(model, "deploy_copy")
+    check_has_no_code_of_its_own(source)
+    source = checked_functional(in_float32(source), "deploy_copy")
+    rewriter = Rewriter(form, copy_layer)
+    inputs = fresh_inputs(source)
+    outputs = keras.tree.pack_sequence_as(source.output, rewriter.rewrite(source, inputs))
+    copy = keras.Model(inputs, outputs, name=source.name)
+    copy.deploy_form = form
+    return copy, rewriter.counts
+
+
 def deploy_copy(model, form="tensorflow"):
-    """The network in deploy form.
+    """The network in deploy form: the same function of the image, with less work in it.
+
+    Everything computes in float32, whatever the training policy was; each batch norm is folded into the convolution
+    before it, where that is the same function; NA takes the form that suits what runs it. Layers of your own stay what
+    they are: they are copied by `from_config(get_config())` and `set_weights`.
 
     Args:
         model: functional Keras model, or a Sequential with a known input shape. It is left as it is.
-        form: of NA, a key of FORMS: "tensorflow" for SavedModels, "tflite" for float TFLite files, "integer_safe" for
-            quantized ones.
+        form: form of NA: "tensorflow" for SavedModels and ONNX, "tflite" for float TFLite files, "integer_safe" for
+            quantized ones (attention_forms.py).
 
     Returns:
         (keras.Model with the same inputs and outputs, dictionary of counts: "batch_norm_folded", "attention", and of
-        these "attention_projected"). Models inside the model are flattened into it.
+        these "attention_projected"). Models inside the model are flattened into it. A deploy copy is for writing files:
+        it cannot be saved as a .keras file.
 
     Raises:
-        ValueError: the model has no graph to rewrite; or a NA layer has no integer-safe form.
+        ValueError: an unknown form; the model is a deploy copy already, or has no graph to rewrite: a subclass of
+            keras.Model, whose code no copy would have; or a NA layer has no integer-safe form.
     """
-    source = checked_functional(float32_copy(model), "deploy_copy")
-    plans, copies = [], {}
+    return rewritten(model, form)
 
-    def rewrite(functional, inputs):
-        plan = Plan(functional, FORMS[form])
-        plans.append(plan)
 
-        def call(operation, *args, **kwargs):
-            if id(operation) in plan.dropped:
-                return args[0]
-            if id(operation) in plan.replaced:
-                return plan.replaced[id(operation)](args[0])
-            inner = nested_model(operation)
-            if inner is not None:
-                return keras.tree.pack_sequence_as(inner.output, rewrite(inner, args[0]))
-            if id(operation) not in copies:
-                copies[id(operation)] = type(operation).from_config(operation.get_config())
-            copied = copies[id(operation)]
-            outputs = copied(*args, **kwargs)
-            if isinstance(copied, layers.Layer):
-                copied.set_weights(operation.get_weights())
-            if isinstance(copied, layers.Normalization):
-                copied.finalize_state()  # it computes with a form of its weights
-            return outputs
-
-        return run_graph(functional, inputs, call)
-
-    inputs = fresh_inputs(source)
-    outputs = keras.tree.pack_sequence_as(source.output, rewrite(source, inputs))
-    counts = {name: sum(plan.counts[name] for plan in plans) for name in plans[0].counts}
-    return keras.Model(inputs, outputs, name=source.name), counts
+def in_deploy_form(model, form):
+    """A deploy copy as it is; the `deploy_copy` of any other model."""
+    return model if is_deploy_copy(model) else deploy_copy(model, form)[0]

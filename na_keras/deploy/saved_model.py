@@ -18,27 +18,21 @@ import keras
 import tensorflow as tf
 
 from na_keras.data import preprocessing
+from na_keras.deploy.rewrite import image_size, in_deploy_form
 
 IMAGE_DTYPES = ("float32", "uint8")  # a signature has one; uint8 is a quarter of the bytes on the wire
 
 
 class Classifier(tf.Module):
-    """A network with its class names and preprocessing, as functions to export.
+    """A network with its class names and preprocessing, as the functions of the two signatures.
 
-    Args:
-        model: Keras model from float32 (batch, size, size, 3) in 0..255 to probabilities (batch, classes).
-        labels: class names, in the order of the outputs.
-        resize, size: see preprocessing.evaluation_image.
-        top: how many classes an answer names (at most all).
-        image_dtype: of the `images` that serving_default takes, one of IMAGE_DTYPES.
+    The arguments are those of write_saved_model.
     """
 
-    def __init__(self, model, labels, resize, size, top=5, image_dtype="float32"):
+    def __init__(self, model, labels, resize, size, top):
         super().__init__()
-        if image_dtype not in IMAGE_DTYPES:
-            raise ValueError(f"image_dtype must be one of {IMAGE_DTYPES}. Received: {image_dtype}")
         self.model, self.labels = model, tf.constant(labels)
-        self.resize, self.size, self.top, self.image_dtype = resize, size, min(top, len(labels)), image_dtype
+        self.resize, self.size, self.top = resize, size, min(top, len(labels))
 
     def predict(self, images):
         """uint8 or float32 (batch, size, size, 3) -> probabilities; of an empty batch too."""
@@ -62,23 +56,48 @@ class Classifier(tf.Module):
 
     def serve_bytes(self, image_bytes):
         """string (batch,) -> best classes."""
+
+        def crop(data):
+            return preprocessing.evaluation_image(data, self.resize, self.size)
+
         pixels = tf.TensorSpec((self.size, self.size, 3), tf.uint8)
-        crop = lambda data: preprocessing.evaluation_image(data, self.resize, self.size)  # noqa: E731
         return self.answer(self.predict(tf.map_fn(crop, image_bytes, fn_output_signature=pixels)))
 
-    def probabilities(self, images):
-        """float32 (batch, size, size, 3) -> probabilities alone, for TFLite."""
-        return {"probabilities": self.model(images, training=False)}
 
-    def images_spec(self, batch=None, dtype="float32"):
-        """The TensorSpec of `images`."""
-        return tf.TensorSpec((batch, self.size, self.size, 3), dtype, name="images")
+def write_saved_model(model, path, labels, *, size=None, resize=None, top=5, image_dtype="float32"):
+    """Writes a classifier as a SavedModel for TensorFlow Serving, with the signatures at the head of this file.
 
+    Args:
+        model: functional Keras classifier from float32 RGB images (batch, size, size, 3), pixels 0..255, which it
+            normalises itself, to probabilities (batch, classes). It ships in deploy form; a model that `deploy_copy`
+            made is written as it is.
+        path: folder to write; it is made if it is not there.
+        labels: class names (str) in the order of the outputs.
+        size: pixels of the images' sides; needed where the model's input shape leaves them open.
+        resize: pixels of the shorter side before `serve_bytes` crops the square (default: 8/7 of the size, 256 for
+            224).
+        top: how many classes an answer names, at most all.
+        image_dtype: dtype of the `images` that serving_default takes, "float32" or "uint8"; the latter is a quarter of
+            the bytes on the wire.
 
-def write_savedmodel(classifier, path):
-    """Writes the SavedModel with both signatures to the folder `path`."""
+    Raises:
+        ValueError: the model is no such classifier or has no graph (see deploy_copy); another number of labels than
+            classes; an argument out of range; the message says what was expected.
+    """
+    size = image_size(model, size)
+    classes = model.output_shape[-1]
+    if isinstance(labels, str) or len(labels) != classes:
+        raise ValueError(f"Expected {classes} class names, a list. Received: {len(labels)} labels, {labels!r:.80}")
+    resize = round(size * 256 / 224) if resize is None else resize
+    if resize < size:
+        raise ValueError(f"resize must be at least the image size {size}. Received: {resize}")
+    if top < 1:
+        raise ValueError(f"top must be at least 1. Received: {top}")
+    if image_dtype not in IMAGE_DTYPES:
+        raise ValueError(f"image_dtype must be one of {IMAGE_DTYPES}. Received: {image_dtype}")
+    classifier = Classifier(in_deploy_form(model, "tensorflow"), labels, resize, size, top)
     archive = keras.export.ExportArchive()  # without track(model), which would write every variable twice
-    images = classifier.images_spec(dtype=classifier.image_dtype)
+    images = tf.TensorSpec((None, size, size, 3), image_dtype, name="images")
     archive.add_endpoint("serving_default", classifier.serving_default, [images])
     image_bytes = tf.TensorSpec((None,), tf.string, name="image_bytes")
     archive.add_endpoint("serve_bytes", classifier.serve_bytes, [image_bytes])

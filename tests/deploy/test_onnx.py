@@ -1,4 +1,4 @@
-"""onnx_export.py and its consumer; they need tf2onnx and onnxruntime, which few have installed."""
+"""deploy/onnx_file.py and its consumer; they need tf2onnx and onnxruntime, which few have installed."""
 
 import sys
 
@@ -28,7 +28,7 @@ def test_an_onnx_file_gives_the_keras_models_answers(tmp_path):
     images = np.stack([picture((48, 48), seed) for seed in range(3)]).astype("float32")
     answers, description = onnx_runtime.consume(path, {"images": images})
     expected = model.predict(images, verbose=0)
-    difference = answer_rules.difference(answers["probabilities"], expected, answer_rules.unit(expected))
+    difference = answer_rules.difference(answers["probabilities"], expected, answer_rules.float32_scale(expected))
     assert difference <= answer_rules.TOLERANCE
     assert answer_rules.spread(expected) > answer_rules.SMALLEST_SPREAD
     assert description == {"runtime": f"ONNX Runtime {onnxruntime.__version__}"}

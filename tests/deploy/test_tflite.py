@@ -10,17 +10,14 @@ from keras import layers
 from weights_that_matter import make_every_weight_matter, photographs
 
 import evaluate
-import export_model
-from consumers import answer_rules
-from latency import networks
 from na_keras import NAMobileNetV2, NormalizationAttention
 from na_keras.data import digits
-from na_keras.deploy import attention_forms, calibration, rewrite, saved_model
+from na_keras.deploy import TFLITE_KINDS, attention_forms, calibration, convert_tflite, deploy_copy
 from na_keras.deploy.tflite import conversion, float_gates
 from na_keras.deploy.tflite import graph as tflite_graph
+from na_keras.deploy.tflite.runner import Runner
 
 SIZE, RESIZE = 32, 36
-LABELS = [str(digit) for digit in range(10)]
 
 
 def images_of(split):
@@ -63,38 +60,14 @@ def sample():
 @pytest.fixture(scope="module")
 def files(trained, sample):
     """{kind: flatbuffer} of the trained network."""
-    made = {}
-    for kind, settings in conversion.KINDS.items():
-        copy, _ = rewrite.deploy_copy(trained, settings.form)
-        made[kind] = conversion.convert(saved_model.Classifier(copy, LABELS, RESIZE, SIZE), kind, sample)
-    return made
-
-
-def interpreter_of(flatbuffer):
-    from ai_edge_litert.interpreter import Interpreter
-
-    interpreter = Interpreter(model_content=flatbuffer, num_threads=1)
-    interpreter.allocate_tensors()
-    return interpreter
+    copies = {form: deploy_copy(trained, form)[0] for form in ("tflite", "integer_safe")}
+    return {kind: convert_tflite(copies[row.form], kind, sample) for kind, row in TFLITE_KINDS.items()}
 
 
 def answers(flatbuffer, images):
-    """The file's outputs for float images, quantized and dequantized as an app does it: float (n, ...)."""
-    interpreter = interpreter_of(flatbuffer)
-    (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
-
-    def run(image):
-        scale, zero_point = source["quantization"]
-        if scale:
-            limits = np.iinfo(source["dtype"])
-            image = np.clip(np.round(image / scale + zero_point), limits.min, limits.max)
-        interpreter.set_tensor(source["index"], image[None].astype(source["dtype"]))
-        interpreter.invoke()
-        output = interpreter.get_tensor(target["index"])[0].astype("float64")
-        scale, zero_point = target["quantization"]
-        return (output - zero_point) * scale if scale else output
-
-    return np.stack([run(image) for image in images])
+    """The file's outputs for float images: float32 (n, ...)."""
+    runner = Runner(flatbuffer, threads=1)
+    return np.concatenate([runner(image[None]) for image in images])
 
 
 # Of 360 held-out digits, how many get the network's own answer at least, and how far a probability may be off. The
@@ -110,7 +83,7 @@ AGREEMENT = {
 }
 
 
-@pytest.mark.parametrize("kind", conversion.KINDS)
+@pytest.mark.parametrize("kind", TFLITE_KINDS)
 def test_a_file_gives_the_networks_answers_to_held_out_digits(kind, files, trained, held_out):
     images, labels = held_out
     expected = trained.predict(images, verbose=0)
@@ -124,15 +97,14 @@ def test_a_file_gives_the_networks_answers_to_held_out_digits(kind, files, train
 def test_types_of_inputs_and_sizes_are_what_the_table_says(files):
     types = {}
     for kind, flatbuffer in files.items():
-        (source,), (target,) = (
-            interpreter_of(flatbuffer).get_input_details(),
-            interpreter_of(flatbuffer).get_output_details(),
-        )
-        assert tuple(source["shape"]) == (1, SIZE, SIZE, 3) and tuple(target["shape"]) == (1, 10)
-        types[kind] = (source["dtype"].__name__, target["dtype"].__name__)
-    quantized = dict.fromkeys(("int8", "int8_float_gate"), ("uint8", "uint8"))
-    assert types == dict.fromkeys(files, ("float32", "float32")) | quantized
-    assert {source["quantization"] for source in interpreter_of(files["int8"]).get_input_details()} == {(1.0, 0)}
+        described = tflite_graph.describe(flatbuffer)
+        (source,), (target,) = described["inputs"], described["outputs"]
+        assert source["shape"] == [1, SIZE, SIZE, 3] and target["shape"] == [1, 10]
+        types[kind] = (source["dtype"], target["dtype"])
+        if kind == "int8":
+            assert (source["scale"], source["zero_point"]) == ([1.0], [0])
+    assert types == {kind: (row.pixels, row.pixels) for kind, row in TFLITE_KINDS.items()}
+    assert [kind for kind, row in TFLITE_KINDS.items() if row.pixels == "uint8"] == ["int8", "int8_float_gate"]
 
 
 def test_only_the_gates_of_the_second_int8_file_are_float(files):
@@ -162,7 +134,11 @@ def test_evaluate_takes_tflite_files(kind, files, held_out, tmp_path):
 
 def partitions(flatbuffer):
     """Into how many pieces LiteRT's CPU delegate and the other operations divide a file."""
-    operations = [operation["op_name"] for operation in interpreter_of(flatbuffer)._get_ops_details()]
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_content=flatbuffer, num_threads=1)
+    interpreter.allocate_tensors()
+    operations = [operation["op_name"] for operation in interpreter._get_ops_details()]
     return operations.count("DELEGATE")
 
 
@@ -175,11 +151,9 @@ def test_na_mobilenetv2_at_224_runs_on_any_image_in_one_piece():
     images = photographs(4, 224)
     model = make_every_weight_matter(NAMobileNetV2(alpha=0.35, classes=10), images)
     flats = np.stack([np.full((224, 224, 3), value, "float32") for value in (0, 255)])
-    copy, _ = rewrite.deploy_copy(model, "tflite")
-    in_float = answers(conversion.convert(OneLayer(copy)), np.concatenate([images, flats]))
+    in_float = answers(convert_tflite(model), np.concatenate([images, flats]))
     np.testing.assert_allclose(in_float, model.predict(np.concatenate([images, flats]), verbose=0), atol=1e-5)
-    copy, _ = rewrite.deploy_copy(model, "integer_safe")
-    flatbuffer = conversion.convert(OneLayer(copy), "int8_float_gate", lambda: ([image[None]] for image in images))
+    flatbuffer = convert_tflite(model, "int8_float_gate", images)
     assert partitions(flatbuffer) == 1
     ours = answers(flatbuffer, np.concatenate([images, flats]))
     assert np.corrcoef(ours.ravel(), in_float.ravel())[0, 1] > 0.7  # random weights are the hardest case
@@ -198,19 +172,6 @@ class Gate(layers.Layer):
 
     def call(self, x):
         return self.attention.gate(x)[:, :, :1]
-
-
-class OneLayer:
-    """What conversion.convert needs of a saved_model.Classifier, around any Keras model."""
-
-    def __init__(self, model):
-        self.model = model
-
-    def probabilities(self, images):
-        return {"probabilities": self.model(images)}
-
-    def images_spec(self, batch):
-        return tf.TensorSpec((batch, *self.model.input_shape[1:]), tf.float32, name="images")
 
 
 def gate_model(shape, form):
@@ -235,7 +196,7 @@ def feature_maps(shape, count, seed):
 def test_int8_gates_follow_the_float_ones(shape, kind):
     model, attention = gate_model(shape, attention_forms.IntegerSafeAttention)
     sample = lambda: ([x[None]] for x in feature_maps(shape, 16, seed=0))  # noqa: E731
-    flatbuffer = conversion.convert(OneLayer(model), kind, sample)
+    flatbuffer = conversion.convert_network(model, kind, sample)
     x = feature_maps(shape, 8, seed=1)
     expected = attention.gate(tf.constant(x)).numpy()
     assert expected.std() > 0.1
@@ -246,31 +207,14 @@ def test_the_plain_form_of_na_is_refused_for_integers():
     model, _ = gate_model((14, 14, 16), lambda attention: attention)
     sample = lambda: ([x[None]] for x in feature_maps((14, 14, 16), 4, seed=0))  # noqa: E731
     with pytest.raises(ValueError, match="(?s)Expected an integer-only file.*(NEG|SQRT)"):
-        conversion.convert(OneLayer(model), "int8", sample)
+        conversion.convert_network(model, "int8", sample)
 
 
 def test_operations_outside_the_builtin_set_are_an_error():
     image = keras.Input((8, 8, 3))
     model = keras.Model(image, layers.Lambda(lambda x: tf.math.bessel_i0e(x))(image))
     with pytest.raises(Exception, match="BesselI0e"):
-        conversion.convert(OneLayer(model))
-
-
-def test_the_lists_of_kinds_agree():
-    assert tuple(conversion.KINDS) == export_model.KINDS == networks.TFLITE_KINDS
-    assert {"float32", *answer_rules.REDUCED} == set(conversion.KINDS)
-
-
-def test_quantized_kinds_need_images_and_float_gates_need_gates(trained):
-    classifier = saved_model.Classifier(trained, LABELS, RESIZE, SIZE)
-    for kind in ("int8", "int8_float_gate", "int16x8"):
-        with pytest.raises(ValueError, match="needs representative images"):
-            conversion.convert(classifier, kind)
-    image = keras.Input((8, 8, 3))
-    plain = OneLayer(keras.Model(image, layers.Dense(2)(layers.GlobalAveragePooling2D()(image))))
-    sample = lambda: ([x[None]] for x in feature_maps((8, 8, 3), 4, seed=0))  # noqa: E731
-    with pytest.raises(ValueError, match="No attention gate in this file"):
-        conversion.convert(plain, "int8_float_gate", sample)
+        conversion.convert_network(model, "float32")
 
 
 def test_sample_images_come_from_folders_and_name_what_does_not_decode(tmp_path):

@@ -19,7 +19,7 @@ from small_run import LABELS, make_run
 from tensorflow.core.protobuf import config_pb2
 
 from na_keras.data import image_headers, preprocessing
-from na_keras.deploy import saved_model
+from na_keras.deploy import write_saved_model
 
 RESIZE, SIZE = 56, 48
 
@@ -32,7 +32,7 @@ def model(tmp_path_factory):
 @pytest.fixture(scope="module")
 def folder(model, tmp_path_factory):
     path = tmp_path_factory.mktemp("saved") / "1"
-    saved_model.write_savedmodel(saved_model.Classifier(model, LABELS, RESIZE, SIZE, len(LABELS)), path)
+    write_saved_model(model, path, LABELS, resize=RESIZE, top=len(LABELS))
     return path
 
 

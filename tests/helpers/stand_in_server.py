@@ -1,10 +1,10 @@
-r"""A stand-in for tensorflow_model_server: its documented REST interface, Predict over gRPC, and the flags we pass.
+"""A stand-in for tensorflow_model_server: its documented REST interface, Predict over gRPC, and the flags we pass.
 
 It is not TensorFlow Serving: it shows that our client and our checks speak the interface as it is documented
 (tensorflow_serving/g3doc/api_rest.md and prediction_service.proto), not that a server accepts an export. As a program
 it answers with the SavedModel itself, loaded by the C API:
 
-    python tests/helpers/stand_in_server.py --port=8500 --rest_api_port=8501 --model_name=demo \
+    python tests/helpers/stand_in_server.py --port=8500 --rest_api_port=8501 --model_name=demo \\
         --model_base_path=exported/demo
 """
 

@@ -14,7 +14,7 @@ import throughput
 from engine import steps
 from engine.trained import open_trained
 from na_keras.data.source import permuted_range
-from na_keras.deploy.saved_model import Classifier, write_savedmodel
+from na_keras.deploy import write_saved_model
 
 
 def sleeping(seconds):
@@ -82,7 +82,7 @@ def test_a_saved_model_is_opened_by_its_signature(tmp_path):
     image = keras.Input((32, 32, 3))
     x = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(image))
     model = keras.Model(image, keras.layers.Dense(4, "softmax", kernel_initializer="random_normal")(x))
-    write_savedmodel(Classifier(model, list("abcd"), 36, 32), tmp_path / "1")
+    write_saved_model(model, tmp_path / "1", list("abcd"), resize=36)
     network = open_trained(tmp_path / "1")
     assert (network.classes, network.size, network.from_logits, network.resize) == (4, 32, False, None)
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3)).astype(np.uint8)

@@ -88,35 +88,22 @@ def open_saved_model(path):
 
 def open_tflite(path):
     """A TFLite file that export_model.py wrote, run by LiteRT image by image; needs the extra `export`."""
+    from na_keras.deploy.tflite.runner import Runner
+
     try:
-        from ai_edge_litert.interpreter import Interpreter
+        runner = Runner(path)
     except ImportError as error:
-        raise ValueError("TFLite files need ai-edge-litert. Run: pip install -e '.[export]'") from error
-    try:
-        interpreter = Interpreter(str(path))
-        interpreter.allocate_tensors()
-    except (ValueError, RuntimeError) as error:  # not a TFLite file; operations that LiteRT does not have
-        raise ValueError(f"{path} does not run in LiteRT: {error}") from error
-    given, returned = interpreter.get_input_details(), interpreter.get_output_details()
-    if len(given) != 1 or len(returned) != 1 or len(given[0]["shape"]) != 4 or len(returned[0]["shape"]) != 2:
-        raise ValueError(f"Expected one image in and probabilities out. Received: {given} and {returned}")
-    (given,), (returned,) = given, returned
-
-    def answer(image):
-        scale, zero_point = given["quantization"]
-        if scale:
-            limits = np.iinfo(given["dtype"])
-            image = np.clip(np.round(image / scale + zero_point), limits.min, limits.max)
-        interpreter.set_tensor(given["index"], image[None].astype(given["dtype"]))
-        interpreter.invoke()
-        scale, zero_point = returned["quantization"]
-        output = interpreter.get_tensor(returned["index"])[0].astype("float32")
-        return (output - zero_point) * np.float32(scale) if scale else output
-
-    classes, size = int(returned["shape"][1]), int(given["shape"][1])
+        raise ValueError(str(error)) from error
+    if len(runner.input_shape) != 4 or [len(shape) for shape in runner.output_shapes] != [2]:
+        raise ValueError(
+            f"Expected one image in and probabilities out. Received: {runner.input_shape} and {runner.output_shapes}"
+        )
+    classes, size = runner.output_shapes[0][1], runner.input_shape[1]
 
     def predict(images):
-        answers = tf.numpy_function(lambda batch: np.stack([answer(image) for image in batch]), [images], tf.float32)
+        answers = tf.numpy_function(
+            lambda batch: np.concatenate([runner(image[None]) for image in batch]), [images], tf.float32
+        )
         return tf.ensure_shape(answers, (None, classes))
 
     return Trained(predict, False, classes, size, None, exported_resize(path.parents[1]), path)

@@ -1,102 +1,138 @@
-"""The TFLite files: one image at a time, raw pixels in and probabilities out, builtin operations only.
+"""A Keras classifier as a TFLite file: one image at a time, raw pixels in, probabilities out, builtin operations only.
 
-    kind              weights   activations   input and output   for
-    float32           float32   float32       float32            CPUs; equal to the Keras model
-    float16           float16   float32       float32            half the size; GPUs
-    dynamic           int8      float32       float32            a quarter of the size, no sample images needed
-    int8              int8      int8          uint8              integer-only accelerators; NA in integer-safe form
-    int8_float_gate   int8      int8          uint8              CPUs: as int8, NA's gates in float (float_gates.py)
-    int16x8           int8      int16         float32            truer than int8; runs on reference kernels, slowly
+    images   float32 or uint8 (1, size, size, 3), RGB, pixels 0..255   ->   probabilities (1, classes)
 
-The plain form of NA converts to int8 too, and then fails at run time, depending on the image, or loses the attention
-without a word: attention_forms.py says why. Hence the integer-safe form in the last three.
+What kinds of files there are is said in kinds.py.
 """
 
 import pathlib
 import tempfile
-from typing import NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from na_keras.deploy.tflite import float_gates, graph
-
-INT8_OPERATIONS = tf.lite.OpsSet.TFLITE_BUILTINS_INT8
-INT16_OPERATIONS = tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
-
-
-class Kind(NamedTuple):
-    """How a kind of file is converted.
-
-    Attributes:
-        operations: the set that the file is limited to.
-        optimize: whether weights are made smaller.
-        weights: their type, where that is not the converter's choice.
-        quantized: whether activations are integers: then representative images are needed.
-        pixels: type of input and output, where that is not float32.
-    """
-
-    operations: tf.lite.OpsSet = tf.lite.OpsSet.TFLITE_BUILTINS
-    optimize: bool = True
-    weights: tf.DType | None = None
-    quantized: bool = False
-    pixels: tf.DType | None = None
-
-    @property
-    def has_metadata(self):
-        """Whether MediaPipe takes such a file, so that it carries metadata."""
-        return self.operations is not INT16_OPERATIONS
-
-    @property
-    def form(self):
-        """Of NA in the network to convert, see attention_forms.FORMS."""
-        return "integer_safe" if self.quantized else "tflite"
+from na_keras.deploy.rewrite import image_size, in_deploy_form
+from na_keras.deploy.tflite import float_gates, graph, metadata
+from na_keras.deploy.tflite.kinds import checked_kind
+from na_keras.deploy.tflite.runner import litert
 
 
-INT8 = Kind(INT8_OPERATIONS, quantized=True, pixels=tf.uint8)
-KINDS = {
-    "float32": Kind(optimize=False),
-    "float16": Kind(weights=tf.float16),
-    "dynamic": Kind(),
-    "int8": INT8,
-    "int8_float_gate": INT8,
-    "int16x8": Kind(INT16_OPERATIONS, quantized=True),
-}
-
-
-def convert(classifier, kind="float32", representative=None):
-    """The network as a TFLite flatbuffer (bytes): `images` (1, size, size, 3) -> `probabilities` (1, classes).
+def representative_function(images, shape):
+    """Representative images as TensorFlow's converter asks for them.
 
     Args:
-        classifier: savedmodel.Classifier of a deploy copy in the form that the kind asks for (Kind.form).
-        kind: a key of KINDS.
-        representative: for quantized kinds, a function without arguments that yields [images], float32
-            (1, size, size, 3) in 0..255, as the network will see them; their ranges become the integers' scales.
+        images: as in `convert_tflite`.
+        shape: (height, width, channels) of an image.
+
+    Returns:
+        A function without arguments that yields [float32 (1, height, width, channels)].
 
     Raises:
-        ValueError: representative images are missing; the network needs an operation that is not builtin, or, for
-            int8, one without an integer form (named).
+        ValueError: no images; or of another shape; or pixels that all lie in 0..1.
     """
-    settings = KINDS[kind]
-    if settings.quantized and representative is None:
-        raise ValueError(f"The kind {kind} needs representative images. Received: representative=None")
+    if callable(images):
+        first = next(iter(images()), None)
+        if first is None:
+            raise ValueError("Expected representative images. Received: a function that yields none")
+        if not isinstance(first, list | tuple) or len(first) != 1 or np.shape(first[0]) != (1, *shape):
+            received = [np.shape(entry) for entry in first] if isinstance(first, list | tuple) else type(first).__name__
+            raise ValueError(f"Expected a function that yields [array {(1, *shape)}]. Received: it yields {received}")
+        return images
+    images = np.asarray(images)
+    if images.ndim != 4 or images.shape[1:] != shape or not len(images):
+        raise ValueError(f"Expected representative images {('count', *shape)}. Received: {images.shape}")
+    if images.max() <= 1:
+        raise ValueError(f"Expected pixels 0..255. Received: at most {images.max()}; multiply pixels 0..1 by 255")
+    return lambda: ([image[None].astype("float32")] for image in images)
+
+
+def convert_network(network, kind, representative=None):
+    """A Keras model with one input and one output as a TFLite file (bytes) of a kind, as it is: in no other form.
+
+    Args:
+        network: Keras model; its input shape, with a batch of 1, becomes the file's.
+        kind, representative: as in `convert_tflite`, but always a function.
+
+    Raises:
+        ValueError: as `convert_tflite`.
+    """
+    settings = checked_kind(kind)
+    images = tf.TensorSpec((1, *network.input_shape[1:]), tf.float32, name="images")
+
+    def probabilities(images):
+        return {"probabilities": network(images, training=False)}
+
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "saved"
         archive = keras.export.ExportArchive()
-        archive.add_endpoint("serving_default", classifier.probabilities, [classifier.images_spec(batch=1)])
+        archive.add_endpoint("serving_default", probabilities, [images])
         archive.write_out(str(path), verbose=False)
         converter = tf.lite.TFLiteConverter.from_saved_model(str(path), signature_keys=["serving_default"])
-        converter.target_spec.supported_ops = [settings.operations]
+        converter.target_spec.supported_ops = [tf.lite.OpsSet[settings.operations]]
         if settings.optimize:
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
         if settings.weights is not None:
-            converter.target_spec.supported_types = [settings.weights]
+            converter.target_spec.supported_types = [tf.as_dtype(settings.weights)]
         if settings.quantized:
             converter.representative_dataset = representative
-        if settings.pixels is not None:
-            converter.inference_input_type = converter.inference_output_type = settings.pixels
+        if settings.pixels != "float32":
+            converter.inference_input_type = converter.inference_output_type = tf.as_dtype(settings.pixels)
         flatbuffer = converter.convert()
     graph.check_builtins_only(flatbuffer)
-    if kind in ("int8", "int8_float_gate"):
+    if settings.quantized and settings.pixels != "float32":
         graph.check_integer_only(flatbuffer)
-    return float_gates.with_float_gates(flatbuffer) if kind == "int8_float_gate" else flatbuffer
+    return float_gates.with_float_gates(flatbuffer) if settings.float_gates_of else flatbuffer
+
+
+def convert_tflite(model, kind="float32", representative=None, *, size=None, labels=None, name=None, description=""):
+    """A Keras classifier as a TFLite file.
+
+        blob = convert_tflite(model, "int8", images)        # numpy array (200, 224, 224, 3), pixels 0..255
+        pathlib.Path("model_int8.tflite").write_bytes(blob)
+
+    The file takes one image (1, size, size, 3), RGB, raw pixels 0..255, as `images`, and answers with `probabilities`
+    (1, classes); the dtype of both is float32, for the kinds "int8" and "int8_float_gate" uint8. It holds builtin
+    operations only, which every LiteRT runtime has.
+
+    Args:
+        model: functional Keras classifier from float32 images (batch, size, size, 3), pixels 0..255, which it
+            normalises itself, to probabilities (batch, classes). Layers of your own may be in it. It is converted in
+            deploy form; a model that `deploy_copy` made is converted as it is: so the float twin of a quantized file,
+            for `compare_tensors`, is convert_tflite(deploy_copy(model, "integer_safe")[0]).
+        kind: a key of TFLITE_KINDS: "float32", "float16", "dynamic", "int8", "int8_float_gate" or "int16x8".
+        representative: for the quantized kinds (the last three), some hundred images like those that the file will see:
+            an array (count, size, size, 3), pixels 0..255, or TensorFlow's convention, a function without arguments
+            that yields [float32 (1, size, size, 3)]. Their ranges become the integers' scales. Others ignore it.
+        size: pixels of the images' sides; needed where the model's input shape leaves them open.
+        labels: class names in the order of the outputs, to be written into the file with a description, as MediaPipe
+            and Android Studio read them; None writes none. "int16x8" takes none: MediaPipe does not run such files.
+        name, description: with labels: text for a person; the default name is the model's.
+
+    Returns:
+        The file (bytes).
+
+    Raises:
+        ImportError: ai-edge-litert is not installed.
+        ValueError: an unknown kind; a model that is no such classifier, or has no graph to rewrite (a subclass of
+            keras.Model); representative images that are missing or of another shape; labels that do not fit; a network
+            that needs an operation which is not builtin, or, for integer-only kinds, one without an integer form: it is
+            named; "int8_float_gate" for a network without NA.
+    """
+    settings = checked_kind(kind)
+    size = image_size(model, size)
+    litert("schema_py_generated")  # before minutes of work
+    if settings.quantized:
+        if representative is None:
+            raise ValueError(f"The kind {kind} needs representative images. Received: representative=None")
+        representative = representative_function(representative, (size, size, 3))
+    if labels is not None:
+        if not settings.has_metadata:
+            raise ValueError(f"The kind {kind} carries no labels: MediaPipe does not run it. Received: labels")
+        metadata.check_labels(labels, model.output_shape[-1])
+    network = in_deploy_form(model, settings.form)
+    if None in network.input_shape[1:3]:
+        images = keras.Input((size, size, 3), name="images")
+        network = keras.Model(images, network(images), name=network.name)
+    flatbuffer = convert_network(network, kind, representative)
+    return flatbuffer if labels is None else metadata.attach(flatbuffer, labels, name or model.name, description)

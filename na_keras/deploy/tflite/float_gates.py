@@ -10,14 +10,13 @@ connected with them through small tensors, those of one channel or of one row.
 """
 
 import numpy as np
-from ai_edge_litert import schema_py_generated as schema
 
+from na_keras.deploy.tflite.graph import names_of
 from na_keras.deploy.tflite.metadata import AlignedBuilder
+from na_keras.deploy.tflite.runner import dequantize, litert
 
 SEEDS = ("EXP", "RSQRT")
 ELEMENTWISE = (*SEEDS, "ADD", "LOGISTIC", "MEAN", "MINIMUM", "MUL", "RESHAPE", "SUB")
-OPERATIONS = {number: name for name, number in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
-INT8, FLOAT32 = schema.TensorType.INT8, schema.TensorType.FLOAT32
 
 
 def is_small(shape):
@@ -26,9 +25,15 @@ def is_small(shape):
 
 
 class Rewriting:
-    """One file's graph while it is changed."""
+    """One file's graph while its gates are moved to float.
+
+    Args:
+        flatbuffer: the file (bytes), with one graph.
+    """
 
     def __init__(self, flatbuffer):
+        self.schema = schema = litert("schema_py_generated")
+        self.operations = names_of(schema.BuiltinOperator)
         self.model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(bytearray(flatbuffer), 0))
         (self.graph,) = self.model.subgraphs
         self.floats = {}  # index of an int8 tensor: index of the float one with the same meaning
@@ -37,7 +42,7 @@ class Rewriting:
     def name(self, operator):
         """The builtin operation of an operator."""
         code = self.model.operatorCodes[operator.opcodeIndex]
-        return OPERATIONS[max(code.builtinCode, code.deprecatedBuiltinCode)]
+        return self.operations[max(code.builtinCode, code.deprecatedBuiltinCode)]
 
     def data(self, index):
         """A constant tensor's bytes; None for the others."""
@@ -48,14 +53,20 @@ class Rewriting:
         """Indices of the tensors that an operator reads and writes, without constants."""
         return [i for i in (*operator.inputs, *operator.outputs) if i >= 0 and self.data(i) is None]
 
+    def is_int8(self, index):
+        """Whether a tensor holds 8-bit integers."""
+        return self.graph.tensors[index].type == self.schema.TensorType.INT8
+
+    def is_small_int8(self, index):
+        """Whether a tensor is an int8 one of a gate's size."""
+        return self.is_int8(index) and is_small(self.graph.tensors[index].shape)
+
     def gates(self):
         """Positions in the list of operators of those that will compute in float."""
-        tensors = self.graph.tensors
         candidates = {
             position: self.activations(operator)
             for position, operator in enumerate(self.graph.operators)
-            if self.name(operator) in ELEMENTWISE
-            and all(tensors[i].type == INT8 and is_small(tensors[i].shape) for i in self.activations(operator))
+            if self.name(operator) in ELEMENTWISE and all(map(self.is_small_int8, self.activations(operator)))
         }
         touching = {}
         for position, indices in candidates.items():
@@ -72,44 +83,43 @@ class Rewriting:
 
     def float_tensor(self, index):
         """A new float tensor with the shape of an int8 one, and its values if it is constant."""
-        tensor, buffer, new = self.graph.tensors[index], schema.BufferT(), schema.TensorT()
+        tensor, buffer, new = self.graph.tensors[index], self.schema.BufferT(), self.schema.TensorT()
         data = self.data(index)
         if data is not None:
-            scale, zero_point = (
-                np.asarray(array) for array in (tensor.quantization.scale, tensor.quantization.zeroPoint)
-            )
-            values = (np.frombuffer(data, np.int8).astype("float64") - zero_point) * scale
+            quantization = tensor.quantization
+            scale, zero_point = np.asarray(quantization.scale), np.asarray(quantization.zeroPoint)
+            values = dequantize(np.frombuffer(data, np.int8), scale, zero_point)
             buffer.data = np.frombuffer(values.astype("float32").tobytes(), np.uint8)
         self.model.buffers.append(buffer)
-        new.shape, new.shapeSignature, new.type = tensor.shape, tensor.shapeSignature, FLOAT32
+        new.shape, new.shapeSignature, new.type = tensor.shape, tensor.shapeSignature, self.schema.TensorType.FLOAT32
         new.name, new.buffer = tensor.name + b"/float", len(self.model.buffers) - 1
         self.graph.tensors.append(new)
         self.floats[index] = len(self.graph.tensors) - 1
         return self.floats[index]
 
-    def add(self, name, source, target):
-        """Appends a conversion from one tensor to another."""
-        code = getattr(schema.BuiltinOperator, name)
+    def add_conversion(self, name, source, target):
+        """Appends a conversion, QUANTIZE or DEQUANTIZE, from one tensor to another."""
+        code = getattr(self.schema.BuiltinOperator, name)
         codes = [max(other.builtinCode, other.deprecatedBuiltinCode) for other in self.model.operatorCodes]
         if code not in codes:
-            new = schema.OperatorCodeT()
+            new = self.schema.OperatorCodeT()
             new.builtinCode = new.deprecatedBuiltinCode = code
             new.version = 2 if name == "DEQUANTIZE" else 1  # the first versions that know int8
             self.model.operatorCodes.append(new)
             codes.append(code)
-        operator = schema.OperatorT()
+        operator = self.schema.OperatorT()
         operator.opcodeIndex, operator.inputs, operator.outputs = codes.index(code), [source], [target]
         self.operators.append(operator)
 
     def as_float(self, index):
         """The float tensor to read instead of tensor `index`; integer arguments such as axes stay what they are."""
-        if self.graph.tensors[index].type != INT8:
+        if not self.is_int8(index):
             return index
         if index not in self.floats:
             constant = self.data(index) is not None
             new = self.float_tensor(index)
             if not constant:
-                self.add("DEQUANTIZE", index, new)
+                self.add_conversion("DEQUANTIZE", index, new)
         return self.floats[index]
 
     def rewrite(self):
@@ -126,7 +136,7 @@ class Rewriting:
             operator.outputs = [self.float_tensor(output)]
             self.operators.append(operator)
             if output in others:
-                self.add("QUANTIZE", self.floats[output], output)
+                self.add_conversion("QUANTIZE", self.floats[output], output)
         self.graph.operators = self.operators
         return len(gates)
 
@@ -141,6 +151,7 @@ def with_float_gates(flatbuffer):
         bytes; the inputs and outputs are the same.
 
     Raises:
+        ImportError: ai-edge-litert is not installed.
         ValueError: there is no gate in the file: it would be the same file.
     """
     rewriting = Rewriting(flatbuffer)

@@ -12,6 +12,8 @@ import collections
 import dataclasses
 import struct
 
+from na_keras.deploy.tflite.runner import litert
+
 IDENTIFIER = b"TFL3"  # bytes 4 to 8 of every TFLite file
 
 
@@ -110,10 +112,10 @@ def read_graphs(blob):
     """The subgraphs of a TFLite file (bytes), the main one first.
 
     Raises:
+        ImportError: ai-edge-litert is not installed.
         ValueError: bytes that are not a TFLite file, or a damaged one.
     """
-    from ai_edge_litert import schema_py_generated as schema
-
+    schema = litert("schema_py_generated")
     if bytes(blob[4:8]) != IDENTIFIER:
         raise ValueError(f"Expected a TFLite file, with {IDENTIFIER} in bytes 4 to 8. Received: {bytes(blob[:8])!r}")
     builtin, dtypes = names_of(schema.BuiltinOperator), names_of(schema.TensorType)

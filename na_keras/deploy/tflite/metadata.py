@@ -14,6 +14,9 @@ import zipfile
 import flatbuffers
 import numpy as np
 
+from na_keras.deploy.tflite.graph import describe
+from na_keras.deploy.tflite.runner import litert
+
 NAME, IDENTIFIER = b"TFLITE_METADATA", b"M001"
 PARSER_VERSION = "1.0.0"  # the first schema: it has everything that is written here
 LABELS_FILE = "labels.txt"
@@ -102,20 +105,23 @@ def classifier_metadata(name, description="", version=""):
     return bytes(builder.Output())
 
 
+def check_labels(labels, classes):
+    """Raises ValueError unless there is a class name for each class, each a line of text."""
+    if isinstance(labels, str) or len(labels) != classes:
+        raise ValueError(f"The file's output has {classes} classes. Received: {len(labels)} labels")
+    if bad := [label for label in labels if not label or set(label) & set("\r\n")]:
+        raise ValueError(f"A label is one line of labels.txt, and not empty. Received: {bad[0]!r}")
+
+
 def check_classifier_file(blob, labels):
     """Raises ValueError unless `labels` fit the TFLite file and its input is one that MediaPipe takes."""
-    from na_keras.deploy.tflite import graph
-
-    described = graph.describe(blob)
+    described = describe(blob)
     inputs, outputs = described["inputs"], described["outputs"]
     if len(inputs) != 1 or len(outputs) != 1 or len(inputs[0]["shape"]) != 4 or inputs[0]["shape"][-1] != 3:
         raise ValueError(f"Expected one RGB image in and one tensor out. Received: {inputs} and {outputs}")
     if (dtype := inputs[0]["dtype"]) not in ("float32", "uint8"):
         raise ValueError(f"MediaPipe takes float32 and uint8 images. Received a file with {dtype} input")
-    if len(labels) != outputs[0]["shape"][-1]:
-        raise ValueError(f"The file's output has {outputs[0]['shape'][-1]} classes. Received: {len(labels)} labels")
-    if bad := [label for label in labels if not label or set(label) & set("\r\n")]:
-        raise ValueError(f"A label is one line of labels.txt, and not empty. Received: {bad[0]!r}")
+    check_labels(labels, outputs[0]["shape"][-1])
 
 
 class AlignedBuilder(flatbuffers.Builder):
@@ -141,8 +147,7 @@ def attach(blob, labels, name, description="", version=""):
     Raises:
         ValueError: labels that do not fit, an input that MediaPipe refuses, a file that has metadata already.
     """
-    from ai_edge_litert import schema_py_generated as schema
-
+    schema = litert("schema_py_generated")
     check_classifier_file(blob, labels)
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(blob, 0))
     if any(entry.name == NAME for entry in model.metadata or ()):

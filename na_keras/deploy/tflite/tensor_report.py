@@ -15,12 +15,14 @@ About 6 dB are one bit. SQNR counts a constant shift, correlation does not.
 
 import csv
 import dataclasses
-import os
 
 import numpy as np
 
+from na_keras.deploy.attention_forms import GATE_SCOPE
 from na_keras.deploy.tflite import graph
 from na_keras.deploy.tflite.agreement import Agreement
+from na_keras.deploy.tflite.runner import Runner
+from na_keras.files import replace_file
 
 CONVERSIONS = {"QUANTIZE", "DEQUANTIZE"}  # at the quantized file's borders they write what the float file computes
 
@@ -48,37 +50,10 @@ class TensorReport:
     sqnr: float
     correlation: float
 
-
-class TensorReader:
-    """A TFLite file in LiteRT that can be asked for intermediate tensors."""
-
-    def __init__(self, blob):
-        from ai_edge_litert.interpreter import Interpreter, OpResolverType
-
-        self.interpreter = Interpreter(
-            model_content=blob,
-            experimental_preserve_all_tensors=True,
-            experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-        )
-        self.interpreter.allocate_tensors()
-        (self.input,) = self.interpreter.get_input_details()
-        self.details = {detail["name"]: detail for detail in self.interpreter.get_tensor_details()}
-
-    def run(self, image):
-        """float32 (1, size, size, 3), 0..255."""
-        scale, zero = self.input["quantization"]
-        if scale:
-            limits = np.iinfo(self.input["dtype"])
-            image = np.clip(np.round(image / scale + zero), limits.min, limits.max)
-        self.interpreter.set_tensor(self.input["index"], image.astype(self.input["dtype"]))
-        self.interpreter.invoke()
-
-    def value(self, name):
-        """A tensor's values, in real units."""
-        detail = self.details[name]
-        stored = self.interpreter.get_tensor(detail["index"])
-        scale, zero = detail["quantization"]
-        return (stored.astype(np.float64) - zero) * scale if scale else stored
+    @property
+    def is_gate(self):
+        """Whether this is the output of a gate of NormalizationAttention; sigmoids of other modules are not."""
+        return self.operation == "LOGISTIC" and GATE_SCOPE in self.name
 
 
 def written_tensors(blob):
@@ -112,35 +87,38 @@ def match_tensors(quantized, reference):
 
 
 def compare_tensors(quantized, reference, images):
-    """Compares every tensor that a quantized TFLite file shares with the float one.
+    """Compares every tensor that a quantized TFLite file shares with the float one, over all images.
 
     Args:
-        quantized, reference: the two files (bytes), of the same network.
+        quantized: the quantized file (bytes).
+        reference: the file (bytes) of the same network in float, converted from the same form: the "float32" kind that
+            convert_tflite makes of deploy_copy(model, "integer_safe")[0].
         images: float32 (count, size, size, 3), RGB 0..255, or an iterable of such images with or without a batch axis.
 
     Returns:
-        A list of TensorReport, in the order in which the quantized file computes them. The output of NA's gate is the
-        one whose `operation` is "LOGISTIC".
+        A list of TensorReport, in the order in which the quantized file computes them. `is_gate` tells the outputs of
+        NA's gates.
 
     Raises:
-        ValueError: no images, or files that share no tensor.
+        ImportError: ai-edge-litert is not installed.
+        ValueError: no images, files that share no tensor, or bytes that are not a TFLite file.
         RuntimeError: a file fails on an image (the message says which one); plain NA does in int8.
     """
     matched, _ = match_tensors(quantized, reference)
     if not matched:
         raise ValueError("The files share no tensor: are they of the same network, from the same converter?")
-    readers = {"quantized": TensorReader(quantized), "float": TensorReader(reference)}
+    runners = {kind: Runner(file, keep_tensors=True) for kind, file in (("quantized", quantized), ("float", reference))}
     sums = {name: Agreement() for name, _ in matched}
     count = 0
     for count, image in enumerate(images, start=1):
         image = np.asarray(image, np.float32)
-        for kind, reader in readers.items():
+        for kind, runner in runners.items():
             try:
-                reader.run(image.reshape(1, *image.shape[-3:]))
+                runner(image.reshape(1, *image.shape[-3:]))
             except RuntimeError as error:
                 raise RuntimeError(f"The {kind} file fails on image {count}: {error}") from error
         for name, entry in sums.items():
-            entry.add(readers["quantized"].value(name), readers["float"].value(name))
+            entry.add(runners["quantized"].value(name), runners["float"].value(name))
     if not count:
         raise ValueError("compare_tensors needs at least one image. Received: none")
     reports, tensors = [], written_tensors(quantized)
@@ -154,18 +132,21 @@ def compare_tensors(quantized, reference, images):
 
 
 def write_csv(reports, path):
-    """A line per tensor, in the order of computation; written beside `path` and renamed."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    """Writes a list of TensorReport as a CSV file, a line per tensor in the order of computation.
+
+    Raises:
+        OSError: the file cannot be written; one that was there is then unchanged.
+    """
+
+    def write(temporary):
         with temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(field.name for field in dataclasses.fields(TensorReport))
             for report in reports:
-                shape = "x".join(map(str, report.shape))
-                writer.writerow(shape if key == "shape" else value for key, value in dataclasses.asdict(report).items())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+                row = {**dataclasses.asdict(report), "shape": "x".join(map(str, report.shape))}
+                writer.writerow(row.values())
+
+    replace_file(path, write)
 
 
 def worst_first(reports):

@@ -1,0 +1,70 @@
+"""What the command lines of this folder's programs share. Standard library only, for they are parsed before TensorFlow
+and Keras are imported, which takes seconds.
+
+Importing this file keeps TensorFlow's start-up messages from the person who runs a program; errors are still printed,
+and what is computed stays the same.
+"""
+
+import argparse
+import importlib.util
+import os
+import pathlib
+import sys
+
+# 2: no information and no warnings of TensorFlow's C++ part. Whoever has set the variable keeps it.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+
+def make_parser(documentation, **options):
+    """An ArgumentParser that shows a program's docstring as it stands."""
+    return argparse.ArgumentParser(
+        description=documentation, formatter_class=argparse.RawDescriptionHelpFormatter, **options
+    )
+
+
+def path(text):
+    """A path of the command line, with `~` for the home folder, wherever the shell leaves it: `--output=~/x`."""
+    return pathlib.Path(text).expanduser()
+
+
+def named_path(text):
+    """ "NAME=PATH" -> (NAME, Path)."""
+    name, separator, given = text.partition("=")
+    if not (name and separator and given):
+        raise argparse.ArgumentTypeError(f"expected NAME=PATH, as in NA=exported/1. Received: {text!r}")
+    return name, path(given)
+
+
+def missing_package(packages):
+    """A sentence about the first of these packages that is not installed, or None.
+
+    Args:
+        packages: {name to import: extra of this project that installs it}.
+    """
+    for package, extra in packages.items():
+        if importlib.util.find_spec(package) is None:
+            return f"{package.replace('_', '-')} is not installed. Run: pip install -e '.[{extra}]'"
+    return None
+
+
+def check_installed(program, packages):
+    """Ends a program that needs a package which is not installed; see `missing_package`."""
+    if sentence := missing_package(packages):
+        sys.exit(f"{program}: {sentence}")
+
+
+def tflite_kinds():
+    """TFLITE_KINDS of na_keras/deploy/tflite/kinds.py, read from that file alone: `import na_keras` imports Keras."""
+    (package,) = importlib.util.find_spec("na_keras").submodule_search_locations
+    location = pathlib.Path(package, "deploy", "tflite", "kinds.py")
+    specification = importlib.util.spec_from_file_location("tflite_kinds", location)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module.TFLITE_KINDS
+
+
+def kinds_help():
+    """The kinds of TFLite files, a line each, for the end of a program's help."""
+    lines = [f"  {name:16} {kind.description}" for name, kind in tflite_kinds().items()]
+    return "\n".join(("kinds of TFLite files:", *lines))
