@@ -1,7 +1,7 @@
 """What attention costs at inference: latency and size of exported networks, with and without, measured in turns.
 
     python export/benchmark.py --model resnet50 mobilenetv2 --attention none se na --batch-size 1 8 \\
-        --kinds keras savedmodel float32 float16 dynamic int8 --output docs/latency.png --table docs/latency.csv
+        --kinds keras savedmodel float32 float16 dynamic int8 --output docs/images/latency.png --table docs/latency.csv
     python export/benchmark.py --tflite vanilla=a/1/tflite/model_int8.tflite NA=b/1/tflite/model_int8.tflite
     python export/benchmark.py --saved-model vanilla=a/1 NA=b/1 --batch-size 1 8
 
@@ -218,6 +218,7 @@ def report_rows(rows, arguments):
 
 def main(argv=None):
     arguments = parse_arguments(argv)
+    command_line.start_tensorflow("benchmark.py")
     rows = []
     try:
         check(arguments)

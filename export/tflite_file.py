@@ -36,6 +36,7 @@ def main(argv=None):
     parser.add_argument("files", nargs="+", type=command_line.path, metavar="FILE.tflite")
     arguments = parser.parse_args(argv)
     command_line.check_installed("tflite_file.py", {"ai_edge_litert": "export"})
+    command_line.start_tensorflow(None)
     for path in arguments.files:
         try:
             print_file(path)

@@ -2,8 +2,16 @@
 
     from na_keras import NormalizationAttention, NAResNet50
 
-Importing this package needs keras and numpy only. Modules built on TensorFlow (`na_keras.preprocessing`,
-`na_keras.data`) are imported by name.
+    na_keras.layers         the modules, and the names by which `attention=` asks for them
+    na_keras.models         ResNet and MobileNetV2 with a module in each block
+    na_keras.optimizers     SGD as PyTorch's, LAMB as timm's
+    na_keras.graph          modules put into a trained network, Grad-CAM, counts of parameters and operations
+    na_keras.torch_weights  weights from PyTorch, and back
+    na_keras.data           sources, pixels and batches (TensorFlow)
+    na_keras.deploy         deploy form, SavedModel, TFLite and ONNX files (TensorFlow)
+
+Importing this package needs keras and numpy only, and registers every layer and optimizer: a saved model loads with it
+alone. What is built on TensorFlow (`na_keras.data`, `na_keras.preprocessing`, `na_keras.deploy`) is imported by name.
 """
 
 from na_keras.graph.complexity import count_macs, count_parameters, paper_flops
@@ -40,7 +48,7 @@ from na_keras.models import (
 from na_keras.optimizers import TimmLamb, TorchSGD
 from na_keras.torch_weights import load_torch_weights, to_torch_state_dict
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "ATTENTION",

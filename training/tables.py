@@ -4,9 +4,9 @@
     python training/tables.py --runs runs         # with the accuracies of the finished ImageNet runs under runs/
     python training/tables.py --markdown
 
-Parameters and GFLOPs are counted in the networks (na_keras/complexity.py); the difference is ours, rounded as the paper
-rounds, less the paper's. Accuracies are the paper's, and say so, until a run directory holds a finished run of the
-same network on imagenet2012. Of detection, Table 4, nothing is ours yet.
+Parameters and GFLOPs are counted in the networks (na_keras/graph/complexity.py); the difference is ours, rounded as the
+paper rounds, less the paper's. Accuracies are the paper's, and say so, until a run directory holds a finished run of
+the same network on imagenet2012. Of detection, Table 4, nothing is ours yet.
 """
 
 import argparse

@@ -3,11 +3,13 @@
 Every function takes one encoded image, a scalar string tensor, and runs in tf.data maps, in tf.function and in exported
 graphs. Pixels stay 0..255; the networks normalise them in their own graph.
 
-- Decoding: JPEG with the accurate integer transform (equal to Pillow's; TensorFlow's default is off by up to 22), other
-  formats by their signature (PNG, the first frame of a GIF, BMP of 24 bits, still WebP). Grey and CMYK become RGB;
-  of 16 bits the high byte is kept; transparency is dropped.
-- What declares more than 179 million pixels is refused before it is decoded (image_headers.py), in evaluation and so in
-  exported graphs. Not in training: its files are the owner's choice, and the check costs 5 % of an image's CPU time.
+- Decoding: JPEG with the accurate integer transform (equal to Pillow's; TensorFlow's default is off by up to 22), PNG,
+  the first frame of a GIF, BMP of 8 (palette), 24 and 32 bits, still WebP, known by their signature; whatever else
+  TensorFlow can decode is refused (image_headers.py). Grey and CMYK become RGB; of 16 bits the high byte is kept;
+  transparency is dropped.
+- What declares more than 179 million pixels is refused before it is decoded (image_headers.py). A JPEG not in training:
+  its files are the owner's choice, and the check costs 5 % of an image's CPU time.
+- Orientation: a JPEG is turned upright as its Exif tag says, unless `exif_orientation` is False (exif.py).
 - Evaluation: torchvision's Resize and CenterCrop, within 1 of Pillow.
 - Training: torchvision's RandomResizedCrop ("random-size cropping" of the paper's section 5.1) and a horizontal flip.
   tf.image.sample_distorted_bounding_box draws from another distribution (mean area .37 of the image instead of .43).
@@ -17,14 +19,72 @@ import math
 
 import tensorflow as tf
 
-from na_keras.data.image_headers import declared_pixels, jpeg_pixels, within_limit
+from na_keras.data import exif
+from na_keras.data.image_headers import (
+    BITMAP_COLOURS,
+    BITMAP_HEADER_SIZE,
+    apart,
+    check_format,
+    declared_pixels,
+    has_format,
+    jpeg_pixels,
+    number,
+    read_header,
+    within_limit,
+)
 
 ACCURATE = "INTEGER_ACCURATE"
+BITMAP_FILE_HEADER = 14  # bytes of a BMP before the header that `BITMAP_HEADER_SIZE` counts; behind it, the palette
 WINDOW_ATTEMPTS = 10  # torchvision's, before it falls back to a centre crop
 
 
-def decode(data):
-    """Encoded image -> uint8 (height, width, 3).
+def decode_bitmap(data, header):
+    """An encoded BMP whose header `check_format` has passed -> uint8 (height, width, 3)."""
+    image = tf.io.decode_bmp(data, channels=0)  # (height, width, 1, 3 or 4)
+
+    def palette_colours():
+        start = BITMAP_FILE_HEADER + tf.cast(number(header, BITMAP_HEADER_SIZE, 4), tf.int32)
+        declared = tf.cast(number(header, BITMAP_COLOURS, 4), tf.int32)
+        count = tf.where((declared > 0) & (declared < 256), declared, 256)
+        entries = tf.io.decode_raw(tf.strings.substr(data, start, 4 * count), tf.uint8, fixed_length=4 * 256)
+        blue_green_red = tf.reshape(entries, (256, 4))[:, :3]
+        return tf.gather(tf.reverse(blue_green_red, [1]), tf.cast(image[..., 0], tf.int32))
+
+    return tf.cond(tf.shape(image)[-1] == 1, palette_colours, lambda: image[..., :3])
+
+
+def decode_other(data):
+    """An encoded image that is no JPEG -> uint8 (height, width, 3).
+
+    Raises:
+        tf.errors.InvalidArgumentError: when run, on what is none of the formats, damaged, or declared to be too large.
+    """
+    header = read_header(data)
+    with tf.control_dependencies(check_format(data, header)), within_limit(declared_pixels(data)):
+        still = lambda channels: tf.io.decode_image(data, channels=channels, expand_animations=False)  # noqa: E731
+        image = tf.case(
+            [
+                (has_format(header, "BMP"), lambda: decode_bitmap(data, header)),
+                # With 3 channels asked for, a WebP with transparency is an error.
+                (has_format(header, "WebP"), lambda: still(0)[..., :3]),
+            ],
+            default=lambda: still(3),
+        )
+    return tf.ensure_shape(image, (None, None, 3))
+
+
+decode_other_apart = apart(decode_other)
+
+
+def decode(data, exif_orientation=True):
+    """Decodes a whole image.
+
+    Args:
+        data: encoded image, scalar string tensor.
+        exif_orientation: turn a JPEG upright as its Exif tag says (exif.py); otherwise the pixels are as stored.
+
+    Returns:
+        uint8 tensor (height, width, 3).
 
     Raises:
         tf.errors.InvalidArgumentError: when run, on what is none of the formats, damaged, or declared to be too large.
@@ -32,34 +92,44 @@ def decode(data):
 
     def jpeg():
         with within_limit(jpeg_pixels(data)):
-            return tf.io.decode_jpeg(data, channels=3, dct_method=ACCURATE)
+            image = tf.io.decode_jpeg(data, channels=3, dct_method=ACCURATE)
+        return exif.upright(image, exif.jpeg_orientation(data)) if exif_orientation else image
 
-    def other():
-        with within_limit(declared_pixels(data)):
-            return tf.io.decode_image(data, channels=3, expand_animations=False)
-
-    image = tf.cond(tf.io.is_jpeg(data), jpeg, other)
+    image = tf.cond(tf.io.is_jpeg(data), jpeg, lambda: decode_other_apart(data))
     return tf.ensure_shape(image, (None, None, 3))
 
 
-def decode_window(data, window_of_shape):
-    """Decodes only the window (top, left, height, width) that `window_of_shape(shape)` asks for. uint8.
+def decode_window(data, window_of_shape, exif_orientation=True):
+    """Decodes only a window of an image.
 
     Of a JPEG with subsampled colour, the window's first and last column may differ by a few levels from decoding all
     and slicing: the colour of a pixel is interpolated from neighbours that are not decoded.
+
+    Args:
+        data: encoded image, scalar string tensor.
+        window_of_shape: function from the image's shape (height, width, channels), int32, to the window (top, left,
+            height, width), int32; both are of the upright image.
+        exif_orientation: see `decode`.
+
+    Returns:
+        uint8 tensor (window's height, window's width, 3).
+
+    Raises:
+        tf.errors.InvalidArgumentError: when run, on what is none of the formats or damaged.
     """
+    is_jpeg, stored_as_seen = tf.io.is_jpeg(data), tf.constant(exif.STORED_AS_SEEN)
 
-    is_jpeg = tf.io.is_jpeg(data)
+    def of_jpeg():
+        orientation = exif.jpeg_orientation(data) if exif_orientation else stored_as_seen
+        return tf.io.extract_jpeg_shape(data), orientation, tf.zeros((0, 0, 3), tf.uint8)
 
-    def shape_alone():
-        return tf.io.extract_jpeg_shape(data), tf.zeros((0, 0, 3), tf.uint8)
+    def of_whole_image():
+        image = decode_other_apart(data)
+        return tf.shape(image), stored_as_seen, image
 
-    def whole_image():
-        image = tf.io.decode_image(data, channels=3, expand_animations=False)
-        image.set_shape((None, None, 3))
-        return tf.shape(image), image
-
-    shape, image = tf.cond(is_jpeg, shape_alone, whole_image)
+    shape, orientation, image = tf.cond(is_jpeg, of_jpeg, of_whole_image)
+    if exif_orientation:
+        shape = exif.upright_shape(shape, orientation)
     # Between the two conditions, not in their branches: there its many small operations take twice the time.
     window = window_of_shape(shape)
 
@@ -68,7 +138,9 @@ def decode_window(data, window_of_shape):
         return image[top : top + height, left : left + width]
 
     def decoded_part():
-        return tf.io.decode_and_crop_jpeg(data, window, channels=3, dct_method=ACCURATE)
+        stored = exif.stored_window(window, shape, orientation) if exif_orientation else window
+        pixels = tf.io.decode_and_crop_jpeg(data, stored, channels=3, dct_method=ACCURATE)
+        return exif.upright(pixels, orientation) if exif_orientation else pixels
 
     return tf.ensure_shape(tf.cond(is_jpeg, decoded_part, part), (None, None, 3))
 
@@ -78,20 +150,25 @@ def to_pixels(image):
     return tf.cast(image + 0.5, tf.uint8)
 
 
-def evaluation_image(data, resize=256, size=224):
+def evaluation_image(data, resize=256, size=224, exif_orientation=True):
     """Resizes the shorter side to `resize` (bilinear, antialiased) and takes the central `size` x `size` pixels.
 
     Args:
         data: encoded image, scalar string tensor.
         resize: pixels of the shorter side before the crop, at least `size`.
         size: pixels of the result's sides.
+        exif_orientation: see `decode`.
 
     Returns:
         uint8 tensor (size, size, 3).
+
+    Raises:
+        ValueError: `resize` is less than `size`.
+        tf.errors.InvalidArgumentError: see `decode`.
     """
     if resize < size:
         raise ValueError(f"resize must be at least the crop's size. Received: resize={resize}, size={size}")
-    image = decode(data)
+    image = decode(data, exif_orientation)
     shape = tf.shape(image)[:2]
     # The decoders take no side over a million pixels: no overflow.
     resized = resize * shape // tf.reduce_min(shape)
@@ -143,7 +220,16 @@ def random_window(shape, seed, area=(0.08, 1.0), aspect=(3 / 4, 4 / 3)):
     return tf.cast(window, tf.int32)
 
 
-def training_image(data, seed, size=224, area=(0.08, 1.0), aspect=(3 / 4, 4 / 3), flip=True, antialias=True):
+def training_image(
+    data,
+    seed,
+    size=224,
+    area=(0.08, 1.0),
+    aspect=(3 / 4, 4 / 3),
+    flip=True,
+    antialias=True,
+    exif_orientation=True,
+):
     """Random-size crop, resized to `size` x `size`, flipped left to right with probability one half.
 
     Args:
@@ -153,12 +239,16 @@ def training_image(data, seed, size=224, area=(0.08, 1.0), aspect=(3 / 4, 4 / 3)
         area, aspect: see `random_window`.
         flip: whether to flip at all.
         antialias: filter when shrinking, as Pillow and torchvision do; twice the CPU time of going without.
+        exif_orientation: see `decode`; the window is drawn in the upright image.
 
     Returns:
         uint8 tensor (size, size, 3).
+
+    Raises:
+        tf.errors.InvalidArgumentError: see `decode_window`.
     """
     window_seed, flip_seed = tf.unstack(tf.random.split(seed, 2))
-    crop = decode_window(data, lambda shape: random_window(shape, window_seed, area, aspect))
+    crop = decode_window(data, lambda shape: random_window(shape, window_seed, area, aspect), exif_orientation)
     image = to_pixels(tf.image.resize(crop, (size, size), antialias=antialias))
     if flip:
         mirrored = tf.random.stateless_uniform([], flip_seed) < 0.5

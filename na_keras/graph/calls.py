@@ -1,7 +1,8 @@
 """The graph of a functional Keras model: its calls in order, and a way to run them with a say in each.
 
 A call is one use of a layer, of a model inside the model, or of a keras.ops operation; a shared layer has several. What
-Keras keeps of this is private (`_keras_history`, `_inbound_nodes`); this is the one file that reads it.
+Keras keeps of this is private (`_keras_history`, `_inbound_nodes`, and `_flatten_layers` for the layers in a layer);
+this is the one file that reads it, and tests/graph/test_calls.py holds it to that.
 """
 
 from typing import NamedTuple
@@ -25,13 +26,22 @@ class Call(NamedTuple):
     outputs: list
 
 
+def has_own_code(model):
+    """Whether a model's class, or the model itself, says what a call computes, instead of its graph of layers."""
+    methods = (getattr(type(model), name) for name in ("call", "__call__"))
+    modules = [getattr(method, "__module__", "") for method in methods]
+    return "call" in vars(model) or any(module.partition(".")[0] != "keras" for module in modules)
+
+
 def functional(model):
-    """The model as a functional one with the same layers, or None if it has no graph.
+    """The model as a functional one with the same layers, or None if it has no graph, or does more than its graph says.
 
     Functional models are returned as they are. A Sequential that knows its input shape has a graph too; other models
-    are Python code.
+    are Python code, and so is a subclass of a functional model with a `call()` of its own.
     """
-    if isinstance(model, keras.Function) and isinstance(model, keras.Model):
+    if not isinstance(model, keras.Model) or has_own_code(model):
+        return None
+    if isinstance(model, keras.Function):
         return model
     if isinstance(model, keras.Sequential) and model.built and model.layers:
         try:
@@ -45,16 +55,34 @@ def checked_functional(model, function):
     """`functional(model)`, for the function of this name.
 
     Raises:
-        ValueError: the model has no graph.
+        ValueError: the model has no graph, or does more than its graph says.
     """
     found = functional(model)
-    if found is None:
-        hint = (
-            "Give the Sequential an input shape: begin it with keras.Input(...)."
-            if isinstance(model, keras.Sequential)
-            else "Build the network as keras.Model(inputs, outputs), or pass the functional model inside yours."
+    if found is not None:
+        return found
+    reads = f"{function} needs a functional model, whose graph it reads. Received: {model!r}"
+    if isinstance(model, keras.Model) and has_own_code(model) and hasattr(model, "inputs"):
+        raise ValueError(
+            f"{reads}, whose class has a call() of its own: what that does is in no graph. Write it as layers in the "
+            "model; or, to leave it out, pass keras.Model(model.inputs, model.outputs)."
         )
-        raise ValueError(f"{function} needs a functional model, whose graph it reads. Received: {model!r}. {hint}")
+    if isinstance(model, keras.Sequential):
+        raise ValueError(f"{reads}. Give the Sequential an input shape: begin it with keras.Input(...).")
+    raise ValueError(
+        f"{reads}. Build the network as keras.Model(inputs, outputs), or pass the functional model inside yours."
+    )
+
+
+def models_of(model):
+    """A functional model and those inside it, at any depth, each once; outer ones first."""
+    found, waiting, seen = [], [model], set()
+    while waiting:
+        current = waiting.pop(0)
+        found.append(current)
+        for operation in (call.operation for call in calls_of(current)):
+            if id(operation) not in seen and nested_model(operation):
+                waiting.append(nested_model(operation))
+            seen.add(id(operation))
     return found
 
 
@@ -98,23 +126,58 @@ def run_graph(model, inputs, call):
         The model's outputs as a flat list.
     """
     values = {id(tensor): value for tensor, value in zip(model.inputs, keras.tree.flatten(inputs), strict=True)}
+    calls = calls_of(model)
+    last_use = {id(tensor): index for index, called in enumerate(calls) for tensor in called.inputs}
+    last_use.update((id(tensor), len(calls)) for tensor in model.outputs)
 
     def value_of(argument):
         return values[id(argument)] if keras.backend.is_keras_tensor(argument) else argument
 
-    for operation, args, kwargs, _, outputs in calls_of(model):
+    for index, (operation, args, kwargs, taken, outputs) in enumerate(calls):
         args, kwargs = keras.tree.map_structure(value_of, (args, kwargs))
         returned = keras.tree.flatten(call(operation, *args, **kwargs))
         values.update(zip(map(id, outputs), returned, strict=True))
+        del args, kwargs, returned
+        for tensor in (*taken, *outputs):  # what nobody takes any more would fill the memory
+            if last_use.get(id(tensor), index) == index:
+                values.pop(id(tensor), None)
     return [values[id(tensor)] for tensor in model.outputs]
 
 
-def fresh_inputs(model):
-    """New input layers' tensors, equal to the functional model's own, in the same structure."""
+def flat_calls(model):
+    """A functional model's calls, those of the models inside it in the place of these, with the shapes they have there.
+
+    A model inside may have been built for images of any size; its own record has no sizes then, the result here has.
+
+    Returns:
+        List of `Call`; its tensors are new ones, and a tensor that one call returns is the one that another takes.
+    """
+    found = []
+
+    def call(operation, *args, **kwargs):
+        if inner := nested_model(operation):
+            return keras.tree.pack_sequence_as(inner.output, run_graph(inner, args, call))
+        outputs = operation.compute_output_spec(*args, **kwargs)
+        inputs = [x for x in keras.tree.flatten((args, kwargs)) if keras.backend.is_keras_tensor(x)]
+        found.append(Call(operation, args, kwargs, inputs, keras.tree.flatten(outputs)))
+        return outputs
+
+    run_graph(model, keras.tree.map_structure(lambda x: keras.KerasTensor(x.shape, x.dtype), model.input), call)
+    return found
+
+
+def fresh_inputs(model, change_config=None):
+    """New input layers' tensors, equal to the functional model's own, in the same structure.
+
+    Args:
+        model: functional model.
+        change_config: None, or a function from an input layer's configuration to that of the new one.
+    """
 
     def fresh(tensor):
         layer = node_of(tensor).operation
-        return type(layer).from_config(layer.get_config()).output
+        config = layer.get_config()
+        return type(layer).from_config(config if change_config is None else change_config(config)).output
 
     return keras.tree.map_structure(fresh, model.input)
 
@@ -122,3 +185,8 @@ def fresh_inputs(model):
 def nested_model(operation):
     """The functional form of a model used as a layer; None for everything else."""
     return functional(operation) if isinstance(operation, keras.Model) else None
+
+
+def sublayers(layer):
+    """A layer and all layers in it, always in the same order."""
+    return layer._flatten_layers()

@@ -8,9 +8,10 @@ The counter (13952522076/NANet, utils/flops_counter.py) visits PyTorch modules a
 
     convolution        k * k * inputs / groups * outputs * positions, + outputs * positions with a bias
     fully connected    inputs * outputs
-    batch norm         2 * numbers that come in
-    ReLU, ReLU6        numbers that go out
+    batch norm         2 * numbers that come in; without scale and shift 1 *
+    ReLU               numbers that go out; so ReLU6, LeakyReLU, ELU and PReLU
     pooling            numbers that come in
+    upsampling         numbers that go out
     anything else      0: what PyTorch code does with functions and operators; softmax, sigmoid, layer norm
 
 so it depends on what the reference programs have as modules. A mean over positions is a pooling module in ResNet's
@@ -22,16 +23,18 @@ NA. Table 3 prints NA(mean) with 4.122 GFLOPs, which is the count with a functio
 import math
 
 import keras
+from keras import layers
 
 from na_keras import layers as attention_layers
+from na_keras.graph.calls import checked_functional, flat_calls
 
 # Every operation is a pair: (multiply-accumulates, what the paper's counter adds).
 
 
-def convolution(kernel, positions, bias=False):
+def convolution(kernel, positions, biases=0):
     """Of a kernel (k, k, inputs / groups, outputs) or, depthwise, (k, k, channels, 1), at so many positions."""
     macs = math.prod(kernel.shape) * positions
-    return macs, macs + (kernel.shape[-1] * positions if bias else 0)
+    return macs, macs + biases * positions
 
 
 def fully_connected(kernel):
@@ -67,7 +70,7 @@ def normalization_attention(layer, sides, channels):
     if layer.embedding is None:
         return []
     positions = math.prod(sides)
-    convolutions = [convolution(kernel, positions, bias=True) for pair in layer.embedding for kernel, _ in pair]
+    convolutions = [convolution(kernel, positions, biases=1) for pair in layer.embedding for kernel, _ in pair]
     return [*convolutions, relu(positions), relu(positions), pooling(positions)]
 
 
@@ -149,7 +152,8 @@ def non_local(layer, sides, channels):
     return [(sum(math.prod(kernel.shape) for kernel in kernels) * math.prod(sides), None)]
 
 
-# class -> its operations, from (layer, sides of the map that comes in, its channels)
+# class -> its operations, from (layer, sides of the map that comes in, its channels). A new attention layer is counted
+# by a row here.
 ATTENTION_OPERATIONS = {
     attention_layers.NormalizationAttention: normalization_attention,
     attention_layers.SqueezeExcite: squeeze_excite,
@@ -164,81 +168,215 @@ ATTENTION_OPERATIONS = {
     attention_layers.StyleRecalibration: style_recalibration,
     attention_layers.NonLocal: non_local,
 }
-POOLING_LAYERS = (keras.layers.MaxPooling2D, keras.layers.GlobalAveragePooling2D, keras.layers.GlobalMaxPooling2D)
+
+
+# Of a Keras layer the operations are a function of (layer, shape that comes in, shape that goes out), without batches.
+
+# Functions that are modules with a count in PyTorch: the counter knows ReLU, ReLU6, LeakyReLU, ELU and PReLU.
+RELU_FUNCTIONS = {"relu", "relu6", "leaky_relu", "elu"}
+
+
+def activation(function, numbers):
+    """A layer's `activation`. What Keras does not know may be anything; we count it as free of multiplications."""
+    name = getattr(function, "__name__", None)
+    if getattr(keras.activations, str(name), None) is not function:
+        return 0, None
+    return relu(numbers) if name in RELU_FUNCTIONS else (0, 0)
+
+
+def of_convolution(layer, incoming, outgoing):
+    """Conv2D and DepthwiseConv2D, with their activation."""
+    sides, channels = sides_and_channels(outgoing, layer.data_format)
+    own = convolution(layer.kernel, math.prod(sides), channels if layer.use_bias else 0)
+    return [own, activation(layer.activation, math.prod(outgoing))]
+
+
+def of_separable_convolution(layer, incoming, outgoing):
+    """Two convolutions, the first depthwise and without bias."""
+    sides, channels = sides_and_channels(outgoing, layer.data_format)
+    depthwise = convolution(layer.depthwise_kernel, math.prod(sides))
+    pointwise = convolution(layer.pointwise_kernel, math.prod(sides), channels if layer.use_bias else 0)
+    return [depthwise, pointwise, activation(layer.activation, math.prod(outgoing))]
+
+
+def of_dense(layer, incoming, outgoing):
+    """Dense; for more than one vector a time the counter multiplies the wrong axes."""
+    macs, counted = fully_connected(layer.kernel)
+    own = (macs * math.prod(incoming[:-1]), counted if len(incoming) == 1 else None)
+    return [own, activation(layer.activation, math.prod(outgoing))]
+
+
+def of_batch_norm(layer, incoming, outgoing):
+    """Half of it without scale and shift, as PyTorch's affine=False."""
+    return [batch_norm(math.prod(incoming)) if layer.scale or layer.center else (0, math.prod(incoming))]
+
+
+def of_relu(layer, incoming, outgoing):
+    """ReLU and its relatives."""
+    return [relu(math.prod(outgoing))]
+
+
+def of_pooling(layer, incoming, outgoing):
+    """Of maps: the counter's AvgPool2d, MaxPool2d and their adaptive forms."""
+    return [pooling(math.prod(incoming))]
+
+
+def of_upsampling(layer, incoming, outgoing):
+    """PyTorch's Upsample: numbers that go out."""
+    return [(0, math.prod(outgoing))]
+
+
+def of_activation(layer, incoming, outgoing):
+    """The layer Activation."""
+    return [activation(layer.activation, math.prod(outgoing))]
+
+
+def of_nothing(layer, incoming, outgoing):
+    """What the counter does not visit, without multiply-accumulates of its own."""
+    return []
+
+
+POOLING = (
+    layers.MaxPooling2D,
+    layers.AveragePooling2D,
+    layers.GlobalMaxPooling2D,
+    layers.GlobalAveragePooling2D,
+)
+RECTIFIERS = (layers.ReLU, layers.LeakyReLU, layers.ELU, layers.PReLU)
+MERGING = (layers.Add, layers.Subtract, layers.Multiply, layers.Average, layers.Maximum, layers.Minimum)
+NORMALIZING = (layers.LayerNormalization, layers.GroupNormalization, layers.UnitNormalization, layers.Softmax)
+ARRANGING = (
+    layers.Concatenate,
+    layers.Flatten,
+    layers.Reshape,
+    layers.Permute,
+    layers.RepeatVector,
+    layers.ZeroPadding2D,
+    layers.Cropping2D,
+    layers.Identity,
+)
+OF_PIXELS = (layers.Normalization, layers.Rescaling, layers.Resizing, layers.CenterCrop)
+IN_TRAINING = (
+    layers.Dropout,
+    layers.SpatialDropout2D,
+    layers.AlphaDropout,
+    layers.GaussianDropout,
+    layers.GaussianNoise,
+    layers.ActivityRegularization,
+    layers.RandomFlip,
+    layers.RandomRotation,
+    layers.RandomTranslation,
+    layers.RandomZoom,
+    layers.RandomContrast,
+    layers.RandomBrightness,
+)
+# class -> its operations, from (layer, incoming, outgoing)
+LAYER_OPERATIONS = {
+    layers.Conv2D: of_convolution,
+    layers.DepthwiseConv2D: of_convolution,
+    layers.SeparableConv2D: of_separable_convolution,
+    layers.Dense: of_dense,
+    layers.BatchNormalization: of_batch_norm,
+    layers.UpSampling2D: of_upsampling,
+    layers.Activation: of_activation,
+    **dict.fromkeys(RECTIFIERS, of_relu),
+    **dict.fromkeys(POOLING, of_pooling),
+    **dict.fromkeys((*MERGING, *NORMALIZING, *ARRANGING, *OF_PIXELS, *IN_TRAINING), of_nothing),
+}
+# Functions of keras.ops with multiply-accumulates that are not counted: their models are refused.
+PRODUCTS = {"Conv", "ConvTranspose", "DepthwiseConv", "SeparableConv", "Matmul", "Dot", "Vdot", "Vecdot", "Inner"}
+PRODUCTS |= {"Outer", "Einsum", "Tensordot", "Kron", "Correlate", "DotProductAttention"}
 POOLED_BY_FUNCTION = ("out_relu",)  # the layer before MobileNetV2's head, whose mean is a function in PyTorch
 
 
 def sides_and_channels(shape, data_format):
-    """([h, w], c) of a batch of feature maps."""
-    return (shape[1:3], shape[3]) if data_format == "channels_last" else (shape[2:4], shape[1])
+    """([h, w], c) of a feature map's shape, without the batch."""
+    return (shape[:2], shape[2]) if data_format == "channels_last" else (shape[1:], shape[0])
 
 
-def operations(layer, incoming, outgoing):
-    """The operations of one use of a layer in a functional model, from one symbolic tensor to another.
+def operations(call, makers):
+    """The operations of one call of a layer or function.
+
+    Args:
+        call: of `flat_calls`.
+        makers: {id of a tensor: the call that returned it}.
 
     Raises:
-        ValueError: a layer with weights that is not one of this library's networks.
+        ValueError: neither this library's layer nor a known one of Keras; the message has its name.
     """
+    layer = call.operation
+    incoming, outgoing = (tuple(tensors[0].shape[1:]) for tensors in (call.inputs, call.outputs))
     if type(layer) in ATTENTION_OPERATIONS:
-        return ATTENTION_OPERATIONS[type(layer)](layer, *sides_and_channels(incoming.shape, layer.data_format))
-    if isinstance(layer, keras.layers.Conv2D | keras.layers.DepthwiseConv2D):
-        sides, _ = sides_and_channels(outgoing.shape, layer.data_format)
-        return [convolution(layer.kernel, math.prod(sides), layer.use_bias)]
-    if isinstance(layer, keras.layers.Dense) and len(incoming.shape) == 2:
-        return [fully_connected(layer.kernel)]
-    if isinstance(layer, keras.layers.BatchNormalization):
-        return [batch_norm(math.prod(incoming.shape[1:]))]
-    if isinstance(layer, keras.layers.ReLU):
-        return [relu(math.prod(outgoing.shape[1:]))]
-    if isinstance(layer, POOLING_LAYERS):
-        history = incoming._keras_history
-        before = history.operation
-        if before.name in POOLED_BY_FUNCTION:
+        return ATTENTION_OPERATIONS[type(layer)](layer, *sides_and_channels(incoming, layer.data_format))
+    if type(layer) in POOLING:
+        before = makers.get(id(call.inputs[0]))
+        if before is not None and before.operation.name in POOLED_BY_FUNCTION:
             return []
-        if isinstance(before, keras.layers.ZeroPadding2D):  # a part of PyTorch's pooling
-            incoming = before._inbound_nodes[history.node_index].input_tensors[0]
-        return [pooling(math.prod(incoming.shape[1:]))]
-    if getattr(layer, "weights", None):  # functions of keras.ops are nodes too, without weights
-        raise ValueError(
-            f"Cannot count the operations of {layer.name!r}: expected the layers of this library's networks. "
-            f"Received: a {type(layer).__name__}; of a model inside a model, count the inner one."
-        )
-    return []
+        if before is not None and isinstance(before.operation, layers.ZeroPadding2D):  # part of PyTorch's pooling
+            incoming = tuple(before.inputs[0].shape[1:])
+    if type(layer) in LAYER_OPERATIONS:
+        return LAYER_OPERATIONS[type(layer)](layer, incoming, outgoing)
+    of_keras = type(layer).__module__.partition(".")[0] == "keras"
+    if of_keras and not isinstance(layer, layers.Layer) and type(layer).__name__ not in PRODUCTS:
+        return []  # keras.ops: a function
+    raise ValueError(
+        f"Cannot count the operations of {layer.name!r}, a {type(layer).__name__}: its multiply-accumulates are not "
+        "known. Known are this library's layers and Keras' "
+        f"{', '.join(sorted(kind.__name__ for kind in LAYER_OPERATIONS))}; and functions of keras.ops without products."
+    )
 
 
 def all_operations(model):
     """(class name of the layer, multiply-accumulates, what the paper's counter adds) of everything in a model.
 
     Raises:
-        ValueError: unknown sides of the input, or a layer that `operations` does not know.
+        ValueError: a model without a graph, unknown sizes of an input, or a layer that `operations` does not know.
     """
-    if any(side is None for side in model.input_shape[1:]):
-        raise ValueError(
-            "Operations depend on the image's size: build the network with input_shape=(224, 224, 3), which is the "
-            f"paper's. Received: input_shape={model.input_shape[1:]}"
-        )
-    return [
-        (type(node.operation).__name__, *operation)
-        for nodes in model._nodes_by_depth.values()  # a node is one use of a layer
-        for node in nodes
-        if node.input_tensors  # an input layer's has none
-        for operation in operations(node.operation, node.input_tensors[0], node.outputs[0])
-    ]
+    source = checked_functional(model, "Counting operations")
+    for tensor in source.inputs:
+        if None in tensor.shape[1:]:
+            raise ValueError(
+                "Operations depend on the image's size: build the network with input_shape=(224, 224, 3), which is the "
+                f"paper's. Received: input_shape={tuple(tensor.shape[1:])} for the input {tensor.name!r}"
+            )
+    found, makers = [], {}
+    for call in flat_calls(source):
+        found += [(type(call.operation).__name__, *counted) for counted in operations(call, makers)]
+        makers.update((id(tensor), call) for tensor in call.outputs)
+    return found
 
 
 def count_parameters(model):
-    """How many numbers training changes. The paper's parameter counts are these, not `model.count_params()`."""
+    """How many numbers training changes: the paper's parameter counts, not `model.count_params()`.
+
+    Args:
+        model: any built Keras model or layer. Frozen layers are not counted, and neither are the moving statistics of
+            batch norm; a shared layer is counted once.
+
+    Returns:
+        Integer.
+    """
     return sum(math.prod(weight.shape) for weight in model.trainable_weights)
 
 
 def count_macs(model):
     """Multiply-accumulates of all convolutions and fully connected layers, for one image.
 
+    >>> count_macs(keras.applications.ResNet50(weights=None)) / 1e9  # stride in the 1x1 convolutions
+    3.857973248
+
     Args:
-        model: a functional network of this library with known sides: `input_shape=(224, 224, 3)` is the paper's.
+        model: functional model, or a Sequential with a known input shape, with known sizes of its inputs:
+            `input_shape=(224, 224, 3)` is the paper's. Models inside it are entered. Of this library's layers and
+            Keras' usual ones; products of two maps, as in a non-local block's attention, are not counted.
+
+    Returns:
+        Integer.
 
     Raises:
-        ValueError: unknown sides, or a layer with weights that is not of this library's networks.
+        ValueError: a model without a graph, unknown sizes of an input, or a layer or function whose
+            multiply-accumulates are not known; the message has its name. A new layer of this library is counted by a
+            row in `ATTENTION_OPERATIONS`, na_keras/graph/complexity.py.
     """
     return sum(macs for _, macs, _ in all_operations(model))
 
@@ -246,13 +384,18 @@ def count_macs(model):
 def paper_flops(model):
     """What the counter of the paper's code makes of the network; the paper's GFLOPs are this / 1e9.
 
-    Normalisation of pixels is outside the PyTorch networks and not counted.
+    Normalisation of pixels is outside the PyTorch networks and not counted. An activation that Keras has inside a layer
+    counts as the module that it would be in PyTorch; a function of keras.ops as a function there: as nothing.
 
     Args:
         model: as in `count_macs`.
 
+    Returns:
+        Integer.
+
     Raises:
-        ValueError: as `count_macs`; or attention that is in no table of the paper, whose modules are not known.
+        ValueError: as `count_macs`; or attention that is in no table of the paper, whose modules are not known, and
+            other layers of which it is not known what the counter sees.
     """
     total = 0
     for name, _, counted in all_operations(model):

@@ -3,20 +3,22 @@
     a_k = mean over positions of dy / dA_k         (eq. 1: A_k is channel k of a layer's output, y the class's score)
     L   = max(0, sum over k of a_k * A_k)          (eq. 2)
 
-The score y is the one before the softmax: a last Dense or convolution with softmax or sigmoid is computed without it.
+The score y is the one before the softmax or sigmoid (scores.py); which layers have maps is in feature_maps.py.
 The graph is run call by call, into models inside the model, with the layer's output replaced by a tensor to
 differentiate by: nothing is rebuilt. Where a network ends in global pooling and one linear layer, L is CAM's positive
 part / number of positions.
 """
 
+import functools
 import numbers
+from typing import NamedTuple
 
 import keras
 import numpy as np
 
 from na_keras.graph.calls import calls_of, checked_functional, nested_model, run_graph
-
-SQUASHING = ("softmax", "log_softmax", "sigmoid")
+from na_keras.graph.feature_maps import feature_maps
+from na_keras.graph.scores import check_scores, replacements_for_scores
 
 
 def gradient(function, x):
@@ -52,126 +54,122 @@ def listing(model, prefix=""):
     return found
 
 
-def positions(call, data_format):
-    """Height times width of a call's feature maps (None: unknown); 0 if its output is something else."""
-    if len(call.outputs) != 1 or len(call.outputs[0].shape) != 4:
-        return 0
-    shape = call.outputs[0].shape
-    height, width = shape[1:3] if data_format == "channels_last" else shape[2:]
+def positions(tensor, data_format):
+    """Height times width of a feature map's tensor; None: unknown."""
+    height, width = tensor.shape[-3:-1] if data_format == "channels_last" else tensor.shape[-2:]
     return None if height is None or width is None else height * width
 
 
+class Target(NamedTuple):
+    """The operation whose output the maps are of, and where the channels of that are."""
+
+    operation: object
+    data_format: str
+
+
 def find_layer(model, layer, data_format):
-    """The operation whose output the map is of; see `grad_cam`.
+    """The `Target`; see `grad_cam`.
 
     Raises:
         ValueError: there is no such layer, or several; it is called several times; it has no feature maps.
     """
-    entries = listing(model)
-    paths = {path: call for path, call in entries if positions(call, data_format) not in (0, 1)}
-    if not paths:
+    formats, entries = feature_maps(model), listing(model)
+    if data_format is not None:
+        formats = dict.fromkeys(formats, data_format)
+    of_maps = [(path, call.outputs[0]) for path, call in entries if len(call.outputs) == 1]
+    of_maps = [(path, tensor) for path, tensor in of_maps if id(tensor) in formats]
+    several = [path for path, tensor in of_maps if positions(tensor, formats[id(tensor)]) != 1]
+    if not several and layer is None:
         raise ValueError(f"{model.name!r} has no layer whose output is feature maps of more than one position.")
-    if layer is None:
-        layer = list(paths)[-1]
+    layer = several[-1] if layer is None else layer
     matches = [(path, call) for path, call in entries if path == layer]
     matches = matches or [(path, call) for path, call in entries if path.endswith(f"/{layer}")]
+    last = f"Its last layers with feature maps: {', '.join(several[-5:])}"
     if not matches:
-        raise ValueError(
-            f"{model.name!r} has no layer {layer!r} between input and output. Its last layers with feature maps: "
-            f"{', '.join(list(paths)[-5:])}"
-        )
+        raise ValueError(f"{model.name!r} has no layer {layer!r} between input and output. {last}")
     if len(matches) > 1:
         raise ValueError(
             f"Expected a layer that is called once. {layer!r} stands for several calls: "
             f"{', '.join(path for path, _ in matches)}. Layers of nested models are named as model/layer."
         )
     ((path, call),) = matches
-    if positions(call, data_format) == 0:
+    if len(call.outputs) != 1 or len(call.outputs[0].shape) < 4:
         raise ValueError(
-            f"Grad-CAM needs feature maps, rank 4. {path!r} returns {[tuple(x.shape) for x in call.outputs]}. The last "
-            f"layers with feature maps: {', '.join(list(paths)[-5:])}"
+            f"Grad-CAM needs feature maps, rank 4. {path!r} returns {[tuple(x.shape) for x in call.outputs]}. {last}"
         )
-    return call.operation
+    found = formats.get(id(call.outputs[0]), data_format)
+    if found is None:
+        raise ValueError(
+            f"{path!r} returns {tuple(call.outputs[0].shape)}, and no layer before it says which axes are height and "
+            f"width: say data_format=, if these are feature maps. {last}"
+        )
+    return Target(call.operation, found)
 
 
-def last_operation(model):
-    """The operation that makes a functional model's output, seen through nested models and linear activations."""
-    (tensor,) = model.outputs
-    while True:
-        maker = {id(output): call for call in calls_of(model) for output in call.outputs}
-        call = maker.get(id(tensor))
-        if call is None:
-            return None
-        operation = call.operation
-        if inner := nested_model(operation):
-            model, tensor = inner, inner.outputs[[id(output) for output in call.outputs].index(id(tensor))]
-        elif isinstance(operation, keras.layers.Identity) or (
-            isinstance(operation, keras.layers.Activation) and operation.activation is keras.activations.linear
-        ):
-            (tensor,) = call.inputs
-        else:
-            return operation
+def make_forward(model, target, replaced):
+    """function(inputs, maps=None) -> (output of the target operation, scores), with `maps` in place of that output.
 
+    Args:
+        model: functional model.
+        target: operation.
+        replaced: {id of an operation: function to call instead}.
+    """
 
-def before_squashing(operation):
-    """Function of an operation's arguments: its output without its softmax, log-softmax or sigmoid, if it has one."""
-    if isinstance(operation, keras.layers.Softmax) or type(operation).__name__.lower() in ("softmax", "logsoftmax"):
-        return lambda x, *args, **kwargs: x
-    activation = getattr(getattr(operation, "activation", None), "__name__", None)
-    if activation not in SQUASHING or not isinstance(operation, keras.layers.Layer):
-        return operation
-    if isinstance(operation, keras.layers.Activation):
-        return lambda x, *args, **kwargs: x
-    linear = type(operation).from_config({**operation.get_config(), "activation": "linear"})
-
-    def scores(x, *args, **kwargs):
-        if not linear.built:
-            linear.build(x.shape)
-            linear.set_weights(operation.get_weights())
-        return linear(x, *args, **kwargs)
-
-    return scores
-
-
-def make_forward(model, target):
-    """function(images, maps=None) -> (output of the target operation, scores), with `maps` in place of that output."""
-    last = last_operation(model)
-    score = before_squashing(last) if last is not None else None
-
-    def forward(images, maps=None):
+    def forward(inputs, maps=None):
         seen = []
 
         def call(operation, *args, **kwargs):
             if inner := nested_model(operation):
                 output = run_graph(inner, args, call)
             else:
-                output = (score if operation is last else operation)(*args, **kwargs)
+                output = replaced.get(id(operation), operation)(*args, **kwargs)
             if operation is not target:
                 return output
             seen.extend(keras.tree.flatten(output))
             return output if maps is None else maps
 
-        (scores,) = run_graph(model, images, call)
+        (scores,) = run_graph(model, inputs, call)
         return seen[0], scores
 
     return forward
 
 
+def in_order(images, model):
+    """What `grad_cam` takes as images, as a list in the order of the model's inputs."""
+    names = [tensor.name for tensor in model.inputs]
+    if isinstance(images, dict):
+        return [images[name] for name in names] if set(images) == set(names) else keras.tree.flatten(images)
+    return list(images) if len(names) > 1 and isinstance(images, list | tuple) else [images]
+
+
 def check_images(images, model):
-    """The images as a tensor of the input's dtype.
+    """All inputs of the model as tensors, and which one the images are.
+
+    Returns:
+        (list of tensors in the order of `model.inputs`, index of the images among them).
 
     Raises:
-        ValueError: another shape than the model's input.
+        ValueError: other inputs or shapes than the model's; none or several that may be images.
     """
-    (expected,) = (tuple(tensor.shape) for tensor in model.inputs)
-    received = tuple(np.shape(images))
-    fits = len(received) == len(expected) and all(
-        size is None or size == given for size, given in zip(expected[1:], received[1:], strict=True)
-    )
-    if not fits or received[0] == 0:
-        hint = " Give one image as a batch, images[None]." if len(received) == len(expected) - 1 else ""
-        raise ValueError(f"Expected a batch of images of shape {expected}. Received: shape {received}.{hint}")
-    return keras.ops.convert_to_tensor(images, model.inputs[0].dtype)
+    shapes = [tuple(tensor.shape) for tensor in model.inputs]
+    candidates = [index for index, shape in enumerate(shapes) if len(shape) in (4, 5)]
+    if len(candidates) != 1:
+        raise ValueError(f"Expected a classifier of images: one input of rank 4 (or 5, with time). Received: {shapes}")
+    given = in_order(images, model)
+    if len(given) != len(shapes):
+        raise ValueError(f"Expected {len(shapes)} inputs of shapes {shapes}, in a list. Received: {len(given)}")
+    batch = np.shape(given[candidates[0]])[:1]
+    for index, (value, expected) in enumerate(zip(given, shapes, strict=True)):
+        received = tuple(np.shape(value))
+        fits = len(received) == len(expected) and all(
+            size is None or size == given for size, given in zip(expected[1:], received[1:], strict=True)
+        )
+        if not fits or received[0] == 0 or received[:1] != batch:
+            what = "images" if index == candidates[0] else f"{model.inputs[index].name!r}, one per image"
+            hint = " Give one image as a batch, images[None]." if len(received) == len(expected) - 1 else ""
+            raise ValueError(f"Expected a batch of {what} of shape {expected}. Received: shape {received}.{hint}")
+    tensors = [keras.ops.convert_to_tensor(value, own.dtype) for value, own in zip(given, model.inputs, strict=True)]
+    return tensors, candidates[0]
 
 
 def check_classes(classes, batch, count):
@@ -182,18 +180,65 @@ def check_classes(classes, batch, count):
     """
     if classes is None:
         return None
-    chosen = [classes] * batch if np.ndim(classes) == 0 else list(classes)
-    for index in chosen:
-        if isinstance(index, bool | np.bool_) or not isinstance(index, numbers.Integral):
-            raise ValueError(f"classes must be None, a class index, or one index per image. Received: {classes!r}")
-        if not 0 <= index < count:
-            raise ValueError(f"The network has classes 0 to {count - 1}. Received: class {index}")
-    if len(chosen) != batch:
+    wrong = f"classes must be None, a class index, or one index per image. Received: {classes!r}"
+    try:
+        chosen = np.asarray(keras.ops.convert_to_numpy(classes))
+    except (TypeError, ValueError) as error:
+        raise ValueError(wrong) from error
+    if chosen.dtype.kind not in "iu" or chosen.ndim > 1:
+        raise ValueError(wrong)
+    outside = [index for index in chosen.ravel() if not 0 <= index < count]
+    if outside:
+        raise ValueError(f"The network has classes 0 to {count - 1}. Received: class {outside[0]}")
+    if chosen.ndim and len(chosen) != batch:
         raise ValueError(f"Expected one class per image, {batch}. Received: {len(chosen)} classes")
-    return np.array(chosen, "int64")
+    return np.broadcast_to(chosen.astype("int64"), (batch,))
 
 
-def grad_cam(model, images, classes=None, layer=None, scaled=False, data_format=None):
+def heat_of_batch(forward, inputs, classes, data_format, check):
+    """Equations 1 and 2 for one batch.
+
+    Args:
+        forward: of `make_forward`.
+        inputs: list of tensors.
+        classes: NumPy integers, one per image, or None for the best. Of one score, 0 is its negative.
+        data_format: of the target's output.
+        check: function of the scores, which may refuse them.
+
+    Returns:
+        NumPy float32 (batch, h, w), or (batch, time, h, w).
+    """
+    maps, scores = forward(inputs)
+    values = np.asarray(keras.ops.convert_to_numpy(scores), "float32")
+    check(values)
+    if values.shape[1] == 1:
+        classes = (values[:, 0] > 0) if classes is None else classes
+        chosen = np.where(classes, 1.0, -1.0)[:, None]
+    else:
+        classes = values.argmax(-1) if classes is None else classes
+        chosen = classes[:, None] == np.arange(values.shape[1])
+    chosen = keras.ops.convert_to_tensor(chosen.astype("float32"))  # (batch, classes)
+
+    def score(replaced):
+        return keras.ops.sum(keras.ops.cast(forward(inputs, replaced)[1], "float32") * chosen)
+
+    slopes, maps = (keras.ops.convert_to_numpy(x).astype("float64") for x in (gradient(score, maps), maps))
+    channel_axis, position_axes = (-1, (-3, -2)) if data_format == "channels_last" else (-3, (-2, -1))
+    weights = slopes.mean(axis=position_axes, keepdims=True)  # eq. 1
+    return np.maximum((weights * maps).sum(axis=channel_axis), 0).astype("float32")  # eq. 2
+
+
+def scaled_to(heat, size):
+    """Heat maps resized to (height, width) and divided by their maxima; a map of zeros stays one."""
+    leading = heat.shape[:-2]
+    heat = heat.reshape(-1, *heat.shape[-2:], 1)
+    heat = keras.ops.image.resize(heat, tuple(size), "bilinear", data_format="channels_last")
+    heat = np.maximum(keras.ops.convert_to_numpy(heat)[..., 0], 0)
+    largest = heat.max(axis=(1, 2), keepdims=True)
+    return (heat / np.where(largest > 0, largest, 1)).reshape(*leading, *size)
+
+
+def grad_cam(model, images, classes=None, layer=None, scaled=False, data_format=None, *, batch_size=8):
     """Which positions of the images speak for a class: Grad-CAM's heat maps.
 
     Source: Selvaraju et al., arXiv 1610.02391, equations 1 and 2; Figure 2 of the NA paper.
@@ -204,53 +249,59 @@ def grad_cam(model, images, classes=None, layer=None, scaled=False, data_format=
 
     Args:
         model: functional model or built Sequential, with models inside it if need be, from images to one score or
-            probability per class, (batch, classes). It is run in inference mode and left as it is.
-        images: array (batch, height, width, channels), or channels first, as the model takes them.
-        classes: None: the class with the best score, for each image. An index for all images, or one per image.
+            probability per class, (batch, classes). It is run in inference mode and left as it is. Other inputs beside
+            the images, as metadata, are constants to the maps.
+        images: array (batch, height, width, channels), or channels first, as the model takes them; (batch, time, ...)
+            for a model that takes its images in TimeDistributed. For a model of more inputs, all of them: a list in the
+            model's order, or a dictionary by their names.
+        classes: None: the class with the best score, for each image. An index for all images, or one per image, in an
+            array, a list or a tensor. Of a network with one unit, 1 is the class that the unit stands for and 0 the
+            other one, whose score is the negative.
         layer: whose output the maps are of. None: the last one with feature maps of more than one position, as in the
             paper. A name; in a model inside the model, `"inner"` or, where that is ambiguous, `"model/inner"`.
         scaled: False: the maps L of equation 2, at the layer's resolution. True: resized to the images (bilinear) and
             divided by their maxima, to lay over the images; a map of zeros stays one.
-        data_format: of the layer's output and the images, `"channels_last"` or `"channels_first"`; by default
-            `keras.config.image_data_format()`.
+        data_format: of the layer's output and the images, `"channels_last"` or `"channels_first"`. None: as the layers
+            before and after have it.
+        batch_size: images that are computed at a time, which bounds the memory.
 
     Returns:
-        NumPy float32 (batch, h, w), not negative; with `scaled=True` (batch, height, width) with values in [0, 1].
-        Scores are taken before a softmax or sigmoid at the model's end; other endings are differentiated as they are.
+        NumPy float32 (batch, h, w), not negative; with `scaled=True` (batch, height, width) with values in [0, 1]; with
+        time after the batch if the layer's output has it. Scores are taken before a softmax, log-softmax or sigmoid at
+        the model's end, however it is written, also if what follows only keeps the values; other endings are
+        differentiated as they are.
 
     Raises:
-        ValueError: the model has no graph, or several inputs or outputs; images of another shape; a class that the
-            model does not have; a layer that is not there, is called several times or has no feature maps.
+        ValueError: the model has no graph, several outputs, or not one input of images; scores that cannot be told
+            from probabilities; images of another shape; a class that the model does not have; a layer that is not
+            there, is called several times or has no feature maps.
     """
     source = checked_functional(model, "grad_cam")
     shapes = [tuple(tensor.shape) for tensor in source.inputs], [tuple(tensor.shape) for tensor in source.outputs]
-    if [len(side) for side in shapes] != [1, 1] or len(shapes[1][0]) != 2:
+    if len(shapes[1]) != 1 or len(shapes[1][0]) != 2:
         raise ValueError(
-            f"Expected a classifier: one input, one output (batch, classes). Received: {shapes[0]} to {shapes[1]}. Of "
+            f"Expected a classifier: images to one output (batch, classes). Received: {shapes[0]} to {shapes[1]}. Of "
             "several outputs, choose one: keras.Model(model.input, model.outputs[0])."
         )
-    data_format = keras.config.image_data_format() if data_format is None else data_format
-    if data_format not in ("channels_last", "channels_first"):
+    if data_format not in (None, "channels_last", "channels_first"):
         raise ValueError(f'data_format must be "channels_last" or "channels_first". Received: {data_format!r}')
-    images = check_images(images, source)
-    classes = check_classes(classes, images.shape[0], shapes[1][0][1])
-    forward = make_forward(source, find_layer(source, layer, data_format))
-    maps, scores = forward(images)
-    if classes is None:
-        classes = keras.ops.convert_to_numpy(scores).argmax(-1)
-    chosen = keras.ops.one_hot(classes, scores.shape[-1], dtype="float32")  # (batch, classes)
-
-    def score(replaced):
-        return keras.ops.sum(keras.ops.cast(forward(images, replaced)[1], "float32") * chosen)
-
-    slopes, maps = (keras.ops.convert_to_numpy(x).astype("float64") for x in (gradient(score, maps), maps))
-    channel_axis, position_axes = (3, (1, 2)) if data_format == "channels_last" else (1, (2, 3))
-    weights = slopes.mean(axis=position_axes, keepdims=True)  # eq. 1
-    heat = np.maximum((weights * maps).sum(axis=channel_axis), 0).astype("float32")  # eq. 2
+    if isinstance(batch_size, bool) or not isinstance(batch_size, numbers.Integral) or batch_size < 1:
+        raise ValueError(f"batch_size must be a positive number of images. Received: {batch_size!r}")
+    inputs, index = check_images(images, source)
+    batch = inputs[0].shape[0]
+    classes = check_classes(classes, batch, max(2, shapes[1][0][1]))
+    target = find_layer(source, layer, data_format)
+    replaced, last = replacements_for_scores(source)
+    forward = make_forward(source, target.operation, replaced)
+    check = functools.partial(check_scores, source, None if replaced else last)
+    heat = []
+    for start in range(0, batch, batch_size):
+        part = slice(start, start + batch_size)
+        part_classes = None if classes is None else classes[part]
+        heat.append(heat_of_batch(forward, [x[part] for x in inputs], part_classes, target.data_format, check))
+    heat = np.concatenate(heat)
     if not scaled:
         return heat
-    size = images.shape[1:3] if data_format == "channels_last" else images.shape[2:]
-    heat = keras.ops.image.resize(heat[..., None], tuple(size), "bilinear", data_format="channels_last")
-    heat = np.maximum(keras.ops.convert_to_numpy(heat)[..., 0], 0)
-    largest = heat.max(axis=(1, 2), keepdims=True)
-    return heat / np.where(largest > 0, largest, 1)
+    image_format = data_format or feature_maps(source).get(id(source.inputs[index]), target.data_format)
+    size = inputs[index].shape[-3:-1] if image_format == "channels_last" else inputs[index].shape[-2:]
+    return scaled_to(heat, size)

@@ -16,8 +16,10 @@ import contextlib
 import keras
 import numpy as np
 
-from na_keras.graph.calls import calls_of, checked_functional, fresh_inputs, nested_model, run_graph
-from na_keras.graph.insertion_points import NORMALIZATIONS, find_places, graphs
+from na_keras.graph.calls import calls_of, checked_functional, models_of
+from na_keras.graph.copying import ModelCopy
+from na_keras.graph.feature_maps import NORMALIZATIONS, formats_of_operations
+from na_keras.graph.insertion_points import find_insertion_points
 from na_keras.layers import get_attention
 
 layers = keras.layers
@@ -32,31 +34,34 @@ ROUNDING = {"bfloat16": 2.0**-7, "float16": 2.0**-10, "float32": 2.0**-23, "floa
 
 
 @contextlib.contextmanager
-def settings_of(layer, rank):
-    """Keras' global precision policy and data format as the layer has them: new layers begin with the global ones."""
-    policy, data_format = keras.config.dtype_policy(), keras.config.image_data_format()
-    own_format = getattr(layer, "data_format", None)
-    if isinstance(layer, NORMALIZATIONS) and rank == 4:
-        axis = layer.axis[0] if isinstance(layer.axis, list | tuple) else layer.axis
-        own_format = "channels_first" if axis in (1, -3) else "channels_last"
+def settings_of(layer, data_format):
+    """Keras' global precision policy and data format as a layer has them: new layers begin with the global ones."""
+    earlier = keras.config.dtype_policy(), keras.config.image_data_format()
     keras.config.set_dtype_policy(layer.dtype_policy)
-    keras.config.set_image_data_format(own_format or data_format)
+    keras.config.set_image_data_format(data_format or earlier[1])
     try:
         yield
     finally:
-        keras.config.set_dtype_policy(policy)
-        keras.config.set_image_data_format(data_format)
+        keras.config.set_dtype_policy(earlier[0])
+        keras.config.set_image_data_format(earlier[1])
 
 
-def make_module(factory, layer, name, x):
+def make_module(factory, layer, name, x, data_format):
     """A module for the output x of a layer.
+
+    Args:
+        factory: takes `name=` and returns a layer.
+        layer: of the original network.
+        name: of the module.
+        x: Keras tensor.
+        data_format: of x, or None if it is no feature map.
 
     Raises:
         ValueError: it is no layer, does not take x, or does not keep the shape of x.
     """
     if not keras.backend.is_keras_tensor(x):
         raise ValueError(f"Modules go after layers with one output. Received: {layer.name!r}, which returns {x!r}")
-    with settings_of(layer, len(x.shape)):
+    with settings_of(layer, data_format):
         module = factory(name=name)
     if not isinstance(module, layers.Layer):
         raise ValueError(f"attention must return a layer when called with name=. Received: {module!r}")
@@ -128,64 +133,39 @@ def fold(layer, module, shape):
     )
 
 
-class Rebuilding:
-    """Copies of a network's layers, each made once however often and however deep it is called, and the modules."""
+class Insertion(ModelCopy):
+    """A copy of a network with the modules in it, one for each layer of `insertion_points`."""
 
-    def __init__(self, places, factory, preserve):
-        self.places = {id(layer) for layer in places}
-        self.factory, self.preserve = factory, preserve
-        self.copies, self.modules, self.shapes = {}, {}, {}  # by id of the original layer
-        self.originals = []
+    def __init__(self, insertion_points, factory, formats):
+        super().__init__()
+        self.insertion_points = {id(layer) for layer in insertion_points}
+        self.factory, self.formats = factory, formats
+        self.modules, self.shapes = {}, {}  # by id of the original layer
 
-    def rebuild(self, model):
-        """The functional model once more, with modules."""
-        taken = {call.operation.name for call in calls_of(model)}
-
-        def call(operation, *args, **kwargs):
-            outputs = self.copy(operation)(*args, **kwargs)
-            if id(operation) not in self.places:
-                return outputs
-            if id(operation) not in self.modules:
-                name = f"{operation.name}_attention"
-                while name in taken:
-                    name += "_"
-                taken.add(name)
-                self.modules[id(operation)] = make_module(self.factory, operation, name, outputs)
-                self.shapes[id(operation)] = outputs.shape
-            return self.modules[id(operation)](outputs)
-
-        inputs = fresh_inputs(model)
-        outputs = keras.tree.pack_sequence_as(model.output, run_graph(model, inputs, call))
-        return keras.Model(inputs, outputs, name=model.name)
-
-    def copy(self, operation):
-        """A layer or operation of the same configuration; its weights come later, when it has some."""
-        if id(operation) not in self.copies:
-            inner = nested_model(operation)
-            if isinstance(operation, keras.Sequential) and inner and not self.reaches(inner):
-                copied = keras.models.clone_model(operation, clone_function=self.copy)
-            elif inner:
-                copied = self.rebuild(inner)
-            else:
-                copied = type(operation).from_config(operation.get_config())
-            self.copies[id(operation)] = copied
-            self.originals.append(operation)
-        return self.copies[id(operation)]
-
-    def reaches(self, model):
+    def changes(self, model):
         """Whether a module goes somewhere into the model."""
-        return any(id(call.operation) in self.places for inner in graphs(model) for call in calls_of(inner))
+        calls = (call for inner in models_of(model) for call in calls_of(inner))
+        return any(id(call.operation) in self.insertion_points for call in calls)
 
-    def copy_weights(self):
-        """Gives the copies the originals' weights, then folds the constants of the modules into them."""
-        for original in self.originals:
-            if isinstance(original, layers.Layer) and not nested_model(original):
-                copied = self.copies[id(original)]
-                copied.set_weights(original.get_weights())
-                if isinstance(copied, layers.Normalization):
-                    copied.finalize_state()  # it computes with a form of its weights
-        for original, module in self.modules.items() if self.preserve else ():
-            fold(self.copies[original], module, self.shapes[original])
+    def after(self, operation, outputs, model):
+        """The outputs, through the module if one goes after this operation."""
+        key = id(operation)
+        if key not in self.insertion_points:
+            return outputs
+        if key not in self.modules:
+            taken = {call.operation.name for call in calls_of(model)}
+            taken |= {module.name for module in self.modules.values()}
+            name = f"{operation.name}_attention"
+            while name in taken:
+                name += "_"
+            self.modules[key] = make_module(self.factory, operation, name, outputs, self.formats.get(key))
+            self.shapes[key] = outputs.shape
+        return self.modules[key](outputs)
+
+    def fold_constants(self):
+        """Divides the constant gate of each module out of the weights of the layer before it."""
+        for key, module in self.modules.items():
+            fold(self.copies[key], module, self.shapes[key])
 
 
 def insert_attention(model, attention="na", where=None, preserve=False):
@@ -227,7 +207,9 @@ def insert_attention(model, attention="na", where=None, preserve=False):
     factory = get_attention(attention)
     if factory is None:
         raise ValueError("attention must be a name in na_keras.ATTENTION or a layer factory. Received: None")
-    rebuilding = Rebuilding(find_places(source, where), factory, preserve)
-    rebuilt = rebuilding.rebuild(source)
-    rebuilding.copy_weights()
+    insertion = Insertion(find_insertion_points(source, where), factory, formats_of_operations(source))
+    rebuilt = insertion.rebuild(source)
+    insertion.copy_states()
+    if preserve:
+        insertion.fold_constants()
     return rebuilt

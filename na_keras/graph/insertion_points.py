@@ -14,9 +14,8 @@ import re
 
 from keras import Model, layers
 
-from na_keras.graph.calls import calls_of, nested_model
-
-NORMALIZATIONS = (layers.BatchNormalization, layers.LayerNormalization, layers.GroupNormalization)
+from na_keras.graph.calls import calls_of, models_of
+from na_keras.graph.feature_maps import NORMALIZATIONS, formats_of_operations
 
 
 def is_addition(operation):
@@ -59,27 +58,21 @@ def last_normalization(tensor, maker):
     return None
 
 
-def graphs(model):
-    """The functional model and those inside it, each once."""
-    found, waiting, seen = [], [model], set()
-    while waiting:
-        current = waiting.pop(0)
-        found.append(current)
-        for operation in (call.operation for call in calls_of(current)):
-            if id(operation) not in seen and nested_model(operation):
-                waiting.append(nested_model(operation))
-            seen.add(id(operation))
-    return found
-
-
-def find_places(model, where):
+def find_insertion_points(model, where):
     """The layers after which the modules go, without repetition.
+
+    Args:
+        model: functional model.
+        where: as in `insert_attention`.
+
+    Returns:
+        List of layers of the model and of models inside it.
 
     Raises:
         ValueError: there is none, or `where` is not a regular expression.
     """
     if where is None:
-        return places_by_default(model)
+        return residual_insertion_points(model)
     if isinstance(where, str):
         try:
             pattern = re.compile(where)
@@ -92,7 +85,7 @@ def find_places(model, where):
         )
     candidates = {
         id(call.operation): call.operation
-        for current in graphs(model)
+        for current in models_of(model)
         for call in calls_of(current)
         if isinstance(call.operation, layers.Layer)
     }.values()
@@ -100,33 +93,47 @@ def find_places(model, where):
     if not found:
         raise ValueError(
             f"where={where!r} matches none of the {len(candidates)} layers of {model.name!r}. Some of their names: "
-            f"{some([layer.name for layer in candidates])}"
+            f"{sample_of([layer.name for layer in candidates])}"
         )
     return found
 
 
-def places_by_default(model):
-    """`find_places` for `where=None`."""
+def residual_insertion_points(model):
+    """`find_insertion_points` for `where=None`."""
     found, before_additions = {}, []
-    for current in graphs(model):
+    for current in models_of(model):
         branches, maker = residual_branches(current)
         for tensor in branches:
-            before_additions += [maker[id(tensor)].operation.name] if id(tensor) in maker else []
+            before_additions += [maker[id(tensor)].operation] if id(tensor) in maker else []
             if (layer := last_normalization(tensor, maker)) is not None:
                 found[id(layer)] = layer
     if not found:
-        names = [layer.name for layer in model.layers]
-        seen = f"Before those there is: {some(before_additions)}" if before_additions else f"It has none: {some(names)}"
         raise ValueError(
-            f"In {model.name!r} no normalisation of feature maps stands before a residual addition. {seen}. Say where "
-            f'the modules go: where="{(before_additions or names)[-1]}$", for one, is a regular expression searched in '
-            "layer names."
+            f"In {model.name!r} no normalisation of feature maps stands before a residual addition. "
+            f"{advice_on_where(model, before_additions)}"
         )
     return list(found.values())
 
 
-def some(names, count=8):
-    """A few of the names, from all over the list."""
+def advice_on_where(model, before_additions):
+    """What to give as `where=` instead, in sentences; only what a module can follow is named."""
+    formats = formats_of_operations(model)
+    calls = [call for current in models_of(model) for call in calls_of(current)]
+    operations = [call.operation for call in calls if id(call.operation) in formats]
+    names = [operation.name for operation in operations if isinstance(operation, layers.Layer)]
+    if not names:
+        return "It has no layer that returns feature maps, (batch, height, width, channels), which the modules take."
+    before = [operation.name for operation in before_additions if operation.name in names]
+    seen = f"Before those there is: {sample_of(before)}" if before else "The graph has none after a layer"
+    pattern = f"^{re.escape((before or names)[-1])}$"
+    return (
+        f'{seen}; additions inside a layer are not seen. Say where the modules go: where="{pattern}", for one, is a '
+        f"regular expression searched in layer names. Layers with feature maps: {sample_of(names)}"
+    )
+
+
+def sample_of(names, count=8):
+    """A few of the names, evenly from the whole list, as text for a message."""
     names = list(dict.fromkeys(names))
     step = -(-len(names) // count)
     return ", ".join(names[::step]) + (", ..." if step > 1 else "")

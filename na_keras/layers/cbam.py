@@ -11,11 +11,55 @@ two maps; that batch norm's scale starts at 0, so that every position first gets
 norm's statistics move by .01 a step; ours move by .1, as all batch norms here.
 """
 
+from functools import partial
+
 import keras
 from keras import ops
 
-from na_keras.layers.feature_map import FeatureMapLayer, check_positive_integer, check_reduction, kaiming_normal
+from na_keras.layers.feature_map import (
+    FeatureMapLayer,
+    as_statistics,
+    axes_of,
+    check_positive_integer,
+    check_reduction,
+    from_channels_last,
+    kaiming_normal,
+)
 from na_keras.layers.squeeze_excite import bottleneck_layers
+
+
+def channel_gate(x, squeeze, excite, data_format):
+    """Equation 2 from x in float32: (b, 1, 1, c) or (b, c, 1, 1)."""
+    _, position_axes = axes_of(data_format)
+    mean = excite(squeeze(ops.mean(x, axis=position_axes)))
+    maximum = excite(squeeze(ops.max(x, axis=position_axes)))
+    return ops.expand_dims(ops.sigmoid(mean + maximum), position_axes)
+
+
+def spatial_gate(x, convolution, norm, data_format):
+    """Equation 3 from x in float32: (b, h, w, 1) or (b, 1, h, w)."""
+    channel_axis, _ = axes_of(data_format)
+    maximum, mean = ops.max(x, axis=channel_axis), ops.mean(x, axis=channel_axis)
+    return from_channels_last(ops.sigmoid(norm(convolution(ops.stack([maximum, mean], axis=-1)))), data_format)
+
+
+def cbam(x, squeeze, excite, convolution, norm, data_format="channels_last"):
+    """Both gates, one after the other.
+
+    Args:
+        x: floating tensor (b, h, w, c), or (b, c, h, w) with `data_format="channels_first"`; h and w may be unknown.
+        squeeze, excite: functions (b, c) -> (b, c // r) -> (b, c), the MLP's layers; for example
+            `linear(kernel, bias)`, the first with a ReLU behind.
+        convolution: function (b, h, w, 2) -> (b, h, w, 1), of the maxima and means over the channels.
+        norm: function of its output, the batch norm.
+        data_format: `"channels_last"` or `"channels_first"`.
+
+    Returns:
+        Tensor in the shape and dtype of x; gates and products are computed in float32 at least.
+    """
+    refined = as_statistics(x)
+    refined = refined * channel_gate(refined, squeeze, excite, data_format)
+    return ops.cast(refined * spatial_gate(refined, convolution, norm, data_format), x.dtype)
 
 
 @keras.saving.register_keras_serializable(package="na_keras")
@@ -87,23 +131,10 @@ class CBAM(FeatureMapLayer):
         self.spatial_conv.build((None, None, None, 2))
         self.spatial_bn.build((None, None, None, 1))
 
-    def channel_gate(self, x):
-        """(b, 1, 1, c) or (b, c, 1, 1) from x in float32."""
-        mean = self.excite(self.squeeze(ops.mean(x, axis=self.position_axes)))
-        maximum = self.excite(self.squeeze(ops.max(x, axis=self.position_axes)))
-        return ops.expand_dims(ops.sigmoid(mean + maximum), self.position_axes)
-
-    def spatial_gate(self, x, training=None):
-        """(b, h, w, 1) or (b, 1, h, w) from x in float32."""
-        maximum, mean = ops.max(x, axis=self.channel_axis), ops.mean(x, axis=self.channel_axis)
-        gate = ops.sigmoid(self.spatial_bn(self.spatial_conv(ops.stack([maximum, mean], axis=-1)), training=training))
-        return self.from_channels_last(gate)
-
     def call(self, x, training=None):
         """Returns x times both gates, in the shape and dtype of x."""
-        refined = self.for_statistics(x)
-        refined = refined * self.channel_gate(refined)
-        return ops.cast(refined * self.spatial_gate(refined, training), x.dtype)
+        norm = partial(self.spatial_bn, training=training)
+        return cbam(x, self.squeeze, self.excite, self.spatial_conv, norm, self.data_format)
 
     def get_config(self):
         """All constructor arguments as plain values."""

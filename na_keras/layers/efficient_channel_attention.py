@@ -14,13 +14,36 @@ import math
 import keras
 from keras import ops
 
-from na_keras.layers.feature_map import FeatureMapLayer, check_positive_integer, torch_linear
+from na_keras.layers.feature_map import (
+    FeatureMapLayer,
+    check_positive_integer,
+    for_all_positions,
+    mean_over_positions,
+    torch_linear,
+)
 
 
 def adaptive_kernel_size(channels):
     """Equation 12: the kernel size for a number of channels."""
     size = int(math.log2(channels) / 2 + 1 / 2)
     return size if size % 2 else size + 1
+
+
+def efficient_channel_attention(x, kernel, data_format="channels_last"):
+    """Equation 9 and the product: x times its gate.
+
+    Args:
+        x: floating tensor (b, h, w, c), or (b, c, h, w) with `data_format="channels_first"`; h and w may be unknown.
+        kernel: tensor (k, 1, 1), k odd and at most c.
+        data_format: `"channels_last"` or `"channels_first"`.
+
+    Returns:
+        Tensor in the shape and dtype of x; the gate is computed in float32 at least.
+    """
+    mean = mean_over_positions(x, data_format)
+    kernel = ops.cast(kernel, mean.dtype)
+    scores = ops.conv(ops.expand_dims(mean, 2), kernel, padding="same", data_format="channels_last")
+    return x * for_all_positions(ops.sigmoid(ops.squeeze(scores, 2)), x, data_format)
 
 
 @keras.saving.register_keras_serializable(package="na_keras")
@@ -72,10 +95,7 @@ class EfficientChannelAttention(FeatureMapLayer):
 
     def call(self, x):
         """Returns x times its gate, in the shape and dtype of x."""
-        mean = ops.mean(self.for_statistics(x), axis=self.position_axes)  # (b, c)
-        kernel = self.for_statistics(self.kernel)
-        scores = ops.conv(ops.expand_dims(mean, 2), kernel, padding="same", data_format="channels_last")
-        return x * self.for_all_positions(ops.sigmoid(ops.squeeze(scores, 2)))
+        return efficient_channel_attention(x, self.kernel, self.data_format)
 
     def get_config(self):
         """All constructor arguments as plain values."""

@@ -13,6 +13,18 @@ from keras import initializers, ops
 # inf * 0 into NaN. Clipping far below epsilon**2 keeps the gradient finite and the value unchanged.
 SMALLEST_VARIANCE = 1e-24
 
+# torch.nn.init.kaiming_normal_(mode="fan_out"), which the reference code gives every convolution; as a configuration
+# that any implementation of Keras' layers takes.
+KAIMING_NORMAL = {
+    "class_name": "VarianceScaling",
+    "config": {"scale": 2.0, "mode": "fan_out", "distribution": "untruncated_normal"},
+}
+# PyTorch counts 9 * channels as a depthwise kernel's fan-out; in Keras that number is its fan-in.
+KAIMING_NORMAL_DEPTHWISE = {
+    "class_name": "VarianceScaling",
+    "config": {"scale": 2.0, "mode": "fan_in", "distribution": "untruncated_normal"},
+}
+
 
 def standard_deviation(variance):
     """The root of a variance, with gradient 0 where the variance is 0."""
@@ -34,13 +46,67 @@ def softmax(scores, axis):
 
 
 def flatten_positions(x):
-    """(b, h, w, c) -> (b, h * w, c); height and width may be unknown."""
-    return ops.reshape(x, (ops.shape(x)[0], -1, x.shape[3]))
+    """(b, h, w, c) -> (b, h * w, c); height and width may be unknown, the batch may be empty."""
+    batch, height, width, _ = ops.shape(x)
+    return ops.reshape(x, (batch, height * width, x.shape[3]))
+
+
+def axes_of(data_format):
+    """(the axis of the channels, the axes of height and width) of a batch of feature maps."""
+    return (3, (1, 2)) if data_format == "channels_last" else (1, (2, 3))
+
+
+def as_channels_last(x, data_format):
+    """x as (b, h, w, c). Convolutions run in this order: it is the only one that every device has them in."""
+    return x if data_format == "channels_last" else ops.moveaxis(x, 1, 3)
+
+
+def from_channels_last(x, data_format):
+    """The inverse of `as_channels_last`."""
+    return x if data_format == "channels_last" else ops.moveaxis(x, 3, 1)
+
+
+def as_statistics(x):
+    """x in float32 at least: what statistics, softmax and gates are computed in, whatever the precision of x."""
+    return ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
+
+
+def mean_over_positions(x, data_format):
+    """(b, c) in float32 at least."""
+    return ops.mean(as_statistics(x), axis=axes_of(data_format)[1])
+
+
+def for_all_positions(values, x, data_format):
+    """values (b, c) -> (b, 1, 1, c) or (b, c, 1, 1), in the dtype of x: what multiplies or is added to x."""
+    return ops.cast(ops.expand_dims(values, axes_of(data_format)[1]), x.dtype)
+
+
+def linear(kernel, bias=None):
+    """A fully connected layer as a function of explicit weights: x -> x kernel + bias.
+
+    The functions of the modules take their inner layers as functions, because a Keras layer may hold its weights in
+    int8 or update statistics; this makes such a function where there are weights and no layer.
+
+    Args:
+        kernel: tensor (inputs, units).
+        bias: tensor (units,), or None.
+    """
+
+    def apply(x):
+        y = ops.matmul(x, ops.cast(kernel, x.dtype))
+        return y if bias is None else y + ops.cast(bias, x.dtype)
+
+    return apply
 
 
 def kaiming_normal():
-    """torch.nn.init.kaiming_normal_(mode="fan_out"): what the reference code gives every convolution."""
-    return initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
+    """A fresh initializer of `KAIMING_NORMAL`; each has a random seed of its own."""
+    return initializers.get(KAIMING_NORMAL)
+
+
+def kaiming_normal_depthwise():
+    """The same of `KAIMING_NORMAL_DEPTHWISE`."""
+    return initializers.get(KAIMING_NORMAL_DEPTHWISE)
 
 
 def torch_linear(features):
@@ -124,33 +190,17 @@ class FeatureMapLayer(keras.layers.Layer):
     @property
     def channel_axis(self):
         """3 or 1."""
-        return 3 if self.data_format == "channels_last" else 1
+        return axes_of(self.data_format)[0]
 
     @property
     def position_axes(self):
         """The axes of height and width."""
-        return (1, 2) if self.data_format == "channels_last" else (2, 3)
+        return axes_of(self.data_format)[1]
 
     @property
     def statistics_dtype(self):
         """float32 under any mixed-precision policy, float64 under that of float64."""
         return keras.backend.result_type(self.compute_dtype, "float32")
-
-    def for_statistics(self, x):
-        """x in `statistics_dtype`."""
-        return ops.cast(x, self.statistics_dtype)
-
-    def for_all_positions(self, values):
-        """(b, c) -> (b, 1, 1, c) or (b, c, 1, 1), in the compute dtype."""
-        return ops.cast(ops.expand_dims(values, self.position_axes), self.compute_dtype)
-
-    def to_channels_last(self, x):
-        """x as (b, h, w, c). Convolutions run in this order: it is the only one that every device has them in."""
-        return x if self.channel_axis == 3 else ops.moveaxis(x, 1, 3)
-
-    def from_channels_last(self, x):
-        """The inverse of `to_channels_last`."""
-        return x if self.channel_axis == 3 else ops.moveaxis(x, 3, 1)
 
     def compute_output_shape(self, input_shape):
         """The input shape."""

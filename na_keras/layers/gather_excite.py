@@ -14,10 +14,19 @@ extent 8, without ReLU between the convolutions. The paper's third form, with 1x
 parametrised gathering over the whole map are not here.
 """
 
-import keras
-from keras import initializers, ops
+from functools import partial
 
-from na_keras.layers.feature_map import FeatureMapLayer, check_positive_integer
+import keras
+from keras import ops
+
+from na_keras.layers.feature_map import (
+    FeatureMapLayer,
+    as_channels_last,
+    as_statistics,
+    check_positive_integer,
+    from_channels_last,
+    kaiming_normal_depthwise,
+)
 
 
 def neighbourhood_mean(x, extent):
@@ -33,6 +42,38 @@ def neighbourhood_mean(x, extent):
 def nearest(x, size, axis):
     """Repeats entries along `axis` to make `size`: entry i comes from floor(i * old size / size), as in PyTorch."""
     return ops.take(x, ops.arange(size, dtype="int32") * ops.shape(x)[axis] // size, axis=axis)
+
+
+def learned_gathering(x, steps):
+    """(b, h, w, c) -> fewer positions: after each other pairs (convolution with stride 2 of a padded map, norm)."""
+    for convolution, norm in steps:
+        x = norm(convolution(ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))))
+    return x
+
+
+def gather_excite(x, extent=None, steps=(), data_format="channels_last"):
+    """x times its gate.
+
+    Args:
+        x: floating tensor (b, h, w, c), or (b, c, h, w) with `data_format="channels_first"`; h and w may be unknown.
+        extent: None, the whole map; or the stride between the neighbourhoods' centres.
+        steps: of parametrised gathering, log2(extent) pairs of functions: depthwise 3x3 convolution with stride 2
+            without padding, batch norm. None for means.
+        data_format: `"channels_last"` or `"channels_first"`.
+
+    Returns:
+        Tensor in the shape and dtype of x; the gate is computed in float32 at least.
+    """
+    last = as_channels_last(x, data_format)
+    values = as_statistics(last)
+    if extent is None:
+        return from_channels_last(
+            last * ops.cast(ops.sigmoid(ops.mean(values, axis=(1, 2), keepdims=True)), x.dtype), data_format
+        )
+    gate = ops.sigmoid(learned_gathering(values, steps) if steps else neighbourhood_mean(values, extent))
+    for axis in (1, 2):
+        gate = nearest(gate, ops.shape(last)[axis], axis)
+    return from_channels_last(last * ops.cast(gate, x.dtype), data_format)
 
 
 @keras.saving.register_keras_serializable(package="na_keras")
@@ -104,8 +145,7 @@ class GatherExcite(FeatureMapLayer):
                 3,
                 strides=2,
                 use_bias=False,
-                # PyTorch counts 9 * channels as a depthwise kernel's fan-out; in Keras that number is its fan-in.
-                depthwise_initializer=initializers.VarianceScaling(2.0, "fan_in", "untruncated_normal"),
+                depthwise_initializer=kaiming_normal_depthwise(),
                 data_format="channels_last",
                 dtype=self.statistics_dtype,
                 name=f"gather_{order}_depthwise",
@@ -121,24 +161,11 @@ class GatherExcite(FeatureMapLayer):
                 layer.build((None, None, None, channels))
             self.steps += [convolution, norm]
 
-    def gather(self, x, training=None):
-        """(b, h, w, c) -> the gathered features, fewer positions."""
-        if self.extent is None:
-            return ops.mean(x, axis=(1, 2), keepdims=True)
-        if not self.parametrized:
-            return neighbourhood_mean(x, self.extent)
-        for convolution, norm in zip(self.steps[::2], self.steps[1::2], strict=True):
-            x = norm(convolution(ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))), training=training)
-        return x
-
     def call(self, x, training=None):
         """Returns x times its gate, in the shape and dtype of x."""
-        last = self.to_channels_last(x)
-        gate = ops.sigmoid(self.gather(self.for_statistics(last), training))
-        if self.extent is not None:
-            for axis in (1, 2):
-                gate = nearest(gate, ops.shape(last)[axis], axis)
-        return self.from_channels_last(last * ops.cast(gate, x.dtype))
+        pairs = zip(self.steps[::2], self.steps[1::2], strict=True)
+        steps = [(convolution, partial(norm, training=training)) for convolution, norm in pairs]
+        return gather_excite(x, self.extent, steps, self.data_format)
 
     def get_config(self):
         """All constructor arguments as plain values."""

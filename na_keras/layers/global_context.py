@@ -16,9 +16,12 @@ from keras import initializers, ops
 
 from na_keras.layers.feature_map import (
     FeatureMapLayer,
+    as_channels_last,
+    as_statistics,
     check_positive_integer,
     check_reduction,
     flatten_positions,
+    for_all_positions,
     softmax,
     torch_linear,
 )
@@ -30,6 +33,25 @@ def attention_pooling(x, kernel, bias):
     # than float32 has (TensorFloat-32, bfloat16 passes).
     scores = ops.sum(x * kernel, axis=-1, keepdims=True) + bias  # (b, n, 1)
     return ops.sum(x * softmax(scores, axis=1), axis=1)
+
+
+def global_context(x, mask_kernel, mask_bias, squeeze, norm, excite, data_format="channels_last"):
+    """The block: x plus one transformed context for all positions.
+
+    Args:
+        x: floating tensor (b, h, w, c), or (b, c, h, w) with `data_format="channels_first"`; h and w may be unknown.
+        mask_kernel, mask_bias: w_k (c,) and b_k (1,).
+        squeeze, norm, excite: functions of tensors (b, features): W1 and b1 (c -> c // r), the layer norm, W2 and b2
+            (c // r -> c); for example `linear(kernel, bias)`.
+        data_format: `"channels_last"` or `"channels_first"`.
+
+    Returns:
+        Tensor in the shape and dtype of x; the added vector is computed in float32 at least.
+    """
+    positions = flatten_positions(as_channels_last(as_statistics(x), data_format))
+    context = attention_pooling(positions, as_statistics(mask_kernel), as_statistics(mask_bias))
+    added = excite(ops.relu(norm(squeeze(context))))  # (b, c)
+    return x + for_all_positions(added, x, data_format)
 
 
 @keras.saving.register_keras_serializable(package="na_keras")
@@ -93,12 +115,8 @@ class GlobalContext(FeatureMapLayer):
 
     def call(self, x):
         """Returns x plus the transformed context, in the shape and dtype of x."""
-        positions = flatten_positions(self.to_channels_last(self.for_statistics(x)))
-        context = attention_pooling(
-            positions, self.for_statistics(self.mask_kernel), self.for_statistics(self.mask_bias)
-        )
-        added = self.excite(ops.relu(self.norm(self.squeeze(context))))  # (b, c)
-        return x + self.for_all_positions(added)
+        weights = self.mask_kernel, self.mask_bias, self.squeeze, self.norm, self.excite
+        return global_context(x, *weights, self.data_format)
 
     def get_config(self):
         """All constructor arguments as plain values."""

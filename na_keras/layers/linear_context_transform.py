@@ -17,7 +17,32 @@ from na_keras.layers.feature_map import (
     check_groups,
     check_positive_integer,
     check_positive_number,
+    for_all_positions,
+    mean_over_positions,
 )
+
+
+def linear_context_transform(x, gamma, beta, groups, epsilon=1e-5, data_format="channels_last"):
+    """x times its gate.
+
+    Args:
+        x: floating tensor (b, h, w, c), or (b, c, h, w) with `data_format="channels_first"`; h and w may be unknown.
+        gamma, beta: tensors (c,).
+        groups: a divisor of c.
+        epsilon: positive number added to the variance.
+        data_format: `"channels_last"` or `"channels_first"`.
+
+    Returns:
+        Tensor in the shape and dtype of x; the gate is computed in float32 at least.
+    """
+    mean = mean_over_positions(x, data_format)  # (b, c)
+    channels = mean.shape[1]
+    grouped = ops.reshape(mean, (-1, groups, channels // groups))
+    deviation = grouped - ops.mean(grouped, axis=2, keepdims=True)
+    variance = ops.mean(ops.square(deviation), axis=2, keepdims=True)
+    normalized = ops.reshape(deviation / ops.sqrt(variance + epsilon), (-1, channels))
+    gate = ops.sigmoid(ops.cast(gamma, mean.dtype) * normalized + ops.cast(beta, mean.dtype))
+    return x * for_all_positions(gate, x, data_format)
 
 
 @keras.saving.register_keras_serializable(package="na_keras")
@@ -70,13 +95,7 @@ class LinearContextTransform(FeatureMapLayer):
 
     def call(self, x):
         """Returns x times its gate, in the shape and dtype of x."""
-        mean = ops.mean(self.for_statistics(x), axis=self.position_axes)  # (b, c)
-        grouped = ops.reshape(mean, (-1, self.groups, mean.shape[1] // self.groups))
-        deviation = grouped - ops.mean(grouped, axis=2, keepdims=True)
-        variance = ops.mean(ops.square(deviation), axis=2, keepdims=True)
-        normalized = ops.reshape(deviation / ops.sqrt(variance + self.epsilon), (-1, mean.shape[1]))
-        gamma, beta = self.for_statistics(self.gamma), self.for_statistics(self.beta)
-        return x * self.for_all_positions(ops.sigmoid(gamma * normalized + beta))
+        return linear_context_transform(x, self.gamma, self.beta, self.groups, self.epsilon, self.data_format)
 
     def get_config(self):
         """All constructor arguments as plain values."""

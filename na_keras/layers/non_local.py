@@ -16,19 +16,85 @@ i, the key: that would sum nothing but the weights; the original's g of the key 
 whether the 1x1 convolutions have biases: ours do, W_z (whose batch norm shifts) does not.
 """
 
+from functools import partial
+
 import keras
 from keras import ops
 
 from na_keras.layers.feature_map import (
     FeatureMapLayer,
+    as_channels_last,
+    as_statistics,
     check_positive_integer,
     check_reduction,
     flatten_positions,
+    from_channels_last,
     kaiming_normal,
     softmax,
 )
 
 PAIRWISE = ("embedded_gaussian", "gaussian", "dot_product", "concatenation")
+
+
+def pooled_positions(x, subsample):
+    """(b, h, w, f) -> (b, n, f), with the maxima of 2 x 2 positions if `subsample`."""
+    return flatten_positions(ops.max_pool(x, 2, 2, padding="same", data_format="channels_last") if subsample else x)
+
+
+def pair_weights(query, key, pairwise="embedded_gaussian", pair_kernel=None):
+    """f / C of equation 1 for all pairs: query (b, n, f), key (b, m, f) -> (b, n, m), float32 at least."""
+    query, key = as_statistics(query), as_statistics(key)
+    if pairwise == "concatenation":  # the scalar product with [theta; phi] is a sum of two
+        of_query, of_key = (
+            ops.sum(values * kernel, axis=2)
+            for values, kernel in zip((query, key), ops.unstack(as_statistics(pair_kernel)), strict=True)
+        )
+        scores = ops.relu(of_query[:, :, None] + of_key[:, None, :])
+    else:
+        scores = ops.matmul(query, ops.transpose(key, (0, 2, 1)))
+    if pairwise in ("gaussian", "embedded_gaussian"):
+        return softmax(scores, axis=2)
+    return scores / ops.cast(ops.shape(scores)[2], scores.dtype)
+
+
+def identity(x):
+    """x: the query and key of the "gaussian" form."""
+    return x
+
+
+def non_local(
+    x,
+    value,
+    project,
+    norm,
+    *,
+    query=identity,
+    key=identity,
+    pair_kernel=None,
+    pairwise="embedded_gaussian",
+    subsample=False,
+    data_format="channels_last",
+):
+    """Equations 1 and 6: x plus what its positions tell each other.
+
+    Args:
+        x: floating tensor (b, h, w, c), or (b, c, h, w) with `data_format="channels_first"`; h and w may be unknown.
+        value, query, key: functions (b, h, w, c) -> (b, h, w, f): g, theta and phi; the last two are left out of
+            "gaussian".
+        project: function (b, n, f) -> (b, n, c), W_z. norm: function (b, h, w, c) -> the same, the batch norm.
+        pair_kernel: w of "concatenation", tensor (2, f).
+        pairwise, subsample: see `NonLocal`.
+        data_format: `"channels_last"` or `"channels_first"`.
+
+    Returns:
+        Tensor in the shape and dtype of x; the pairs' weights are computed in float32 at least.
+    """
+    last = as_channels_last(x, data_format)
+    queries, keys = flatten_positions(query(last)), pooled_positions(key(last), subsample)
+    weights = ops.cast(pair_weights(queries, keys, pairwise, pair_kernel), x.dtype)
+    gathered = ops.matmul(weights, pooled_positions(value(last), subsample))  # (b, n, f)
+    added = ops.reshape(project(gathered), ops.shape(last))
+    return from_channels_last(last + norm(added), data_format)
 
 
 @keras.saving.register_keras_serializable(package="na_keras")
@@ -112,37 +178,20 @@ class NonLocal(FeatureMapLayer):
         layer.build((None, None, None, inputs))
         return layer
 
-    def positions(self, x, pooled):
-        """(b, h, w, f) -> (b, n, f), with the maxima of 2 x 2 positions if `pooled` and the layer subsamples."""
-        if pooled and self.subsample:
-            x = ops.max_pool(x, 2, 2, padding="same", data_format="channels_last")
-        return flatten_positions(x)
-
-    def pair_weights(self, x):
-        """f / C for all pairs, from x (b, h, w, c): (b, queries, keys), float32."""
-        query, key = (x, x) if self.pairwise == "gaussian" else (self.query(x), self.key(x))
-        query = self.for_statistics(self.positions(query, pooled=False))
-        key = self.for_statistics(self.positions(key, pooled=True))
-        if self.pairwise == "concatenation":  # the scalar product with [theta; phi] is a sum of two
-            of_query, of_key = (
-                ops.sum(values * kernel, axis=2)
-                for values, kernel in zip((query, key), ops.unstack(self.for_statistics(self.pair_kernel)), strict=True)
-            )
-            scores = ops.relu(of_query[:, :, None] + of_key[:, None, :])
-        else:
-            scores = ops.matmul(query, ops.transpose(key, (0, 2, 1)))
-        if self.pairwise in ("gaussian", "embedded_gaussian"):
-            return softmax(scores, axis=2)
-        return scores / ops.cast(ops.shape(scores)[2], scores.dtype)
-
     def call(self, x, training=None):
         """Returns x plus what its positions tell each other, in the shape and dtype of x."""
-        last = self.to_channels_last(x)
-        weights = ops.cast(self.pair_weights(last), x.dtype)
-        gathered = ops.matmul(weights, self.positions(self.value(last), pooled=True))  # (b, n, f)
-        shape = ops.shape(last)
-        added = ops.reshape(self.project(gathered), (shape[0], shape[1], shape[2], last.shape[3]))
-        return self.from_channels_last(last + self.project_bn(added, training=training))
+        projections = {} if self.pairwise == "gaussian" else {"query": self.query, "key": self.key}
+        return non_local(
+            x,
+            self.value,
+            self.project,
+            partial(self.project_bn, training=training),
+            **projections,
+            pair_kernel=self.pair_kernel if self.pairwise == "concatenation" else None,
+            pairwise=self.pairwise,
+            subsample=self.subsample,
+            data_format=self.data_format,
+        )
 
     def get_config(self):
         """All constructor arguments as plain values."""

@@ -27,7 +27,7 @@ import numbers
 import keras
 from keras import initializers, ops
 
-from na_keras.layers.feature_map import FeatureMapLayer, standard_deviation
+from na_keras.layers.feature_map import FeatureMapLayer, axes_of, kaiming_normal, standard_deviation
 
 SIMILARITIES = ("channel_mean", "l1", "squared", "dot", None)
 
@@ -70,8 +70,9 @@ def similarity_scores(x, similarity, channel_axis, position_axes):
 
 def softmax_over_positions(scores):
     """Softmax over both spatial axes of a one-channel map, whichever axis the channel is."""
-    flat = ops.reshape(scores, (ops.shape(scores)[0], -1))
-    return ops.reshape(ops.softmax(flat, axis=-1), ops.shape(scores))
+    shape = ops.shape(scores)
+    flat = ops.reshape(scores, (shape[0], shape[1] * shape[2] * shape[3]))  # not -1: the batch may be empty
+    return ops.reshape(ops.softmax(flat, axis=-1), shape)
 
 
 def normalized_gate(context, gamma, beta, channel_axis, unbiased, epsilon, epsilon_inside_sqrt):
@@ -112,7 +113,7 @@ def normalization_attention_gate(
     """
     dtype = keras.backend.result_type(x.dtype, "float32")
     x, gamma, beta = (ops.cast(value, dtype) for value in (x, gamma, beta))
-    channel_axis, position_axes = (3, (1, 2)) if data_format == "channels_last" else (1, (2, 3))
+    channel_axis, position_axes = axes_of(data_format)
     height, width = (x.shape[axis] for axis in position_axes)
     if similarity is None or height == width == 1:  # one position has all the weight
         context = ops.mean(x, axis=position_axes, keepdims=True)
@@ -261,7 +262,7 @@ class NormalizationAttention(FeatureMapLayer):
             shape=(size, size, 1, 1),
             name=f"{name}_kernel",
             # The authors' initialisation loop reaches these convolutions: kaiming_normal, fan_out.
-            initializer=initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal"),
+            initializer=kaiming_normal(),
         )
         bias = self.add_weight(
             shape=(1,),

@@ -13,17 +13,58 @@ default: one dense and one with 32 groups, neither dilated, and no lower bound L
 `groups=(32, 32), dilation_rates=(1, 2), minimum_features=32`.
 """
 
+from functools import partial
+
 import keras
 from keras import ops
 
 from na_keras.layers.feature_map import (
     FeatureMapLayer,
+    as_channels_last,
+    as_statistics,
     check_groups,
     check_positive_integer,
     check_reduction,
+    from_channels_last,
     kaiming_normal,
     softmax,
 )
+
+
+def split(x, branches):
+    """(b, h, w, c) -> for each branch (b, h / strides, w / strides, filters)."""
+    outputs = []
+    for convolution, norm, dilation in branches:
+        padded = ops.pad(x, ((0, 0), (dilation, dilation), (dilation, dilation), (0, 0)))
+        outputs.append(ops.relu(norm(convolution(padded))))
+    return outputs
+
+
+def selection(outputs, squeeze, norm, excite):
+    """Equations 1 to 5: weights (b, branches, filters) in float32 at least, from the branches' outputs."""
+    summed = sum(ops.mean(as_statistics(output), axis=(1, 2)) for output in outputs)
+    hidden = ops.relu(norm(squeeze(summed)))
+    return softmax(ops.reshape(excite(hidden), (-1, len(outputs), summed.shape[1])), axis=1)
+
+
+def selective_kernel(x, branches, squeeze, norm, excite, data_format="channels_last"):
+    """The selected mixture of the branches.
+
+    Args:
+        x: floating tensor (b, h, w, c), or (b, c, h, w) with `data_format="channels_first"`; h and w may be unknown.
+        branches: for each (convolution 3x3 without padding, batch norm, dilation): two functions of a map
+            (b, h, w, c) and a number.
+        squeeze, norm, excite: functions of tensors (b, features): W (filters -> d), the batch norm, A
+            (d -> branches * filters).
+        data_format: `"channels_last"` or `"channels_first"`.
+
+    Returns:
+        Tensor (b, h / strides, w / strides, filters), or channels first, in the dtype of the branches; the selection
+        is computed in float32 at least.
+    """
+    outputs = split(as_channels_last(x, data_format), branches)
+    weights = ops.cast(selection(outputs, squeeze, norm, excite), outputs[0].dtype)[:, :, None, None, :]
+    return from_channels_last(sum(output * weights[:, k] for k, output in enumerate(outputs)), data_format)
 
 
 @keras.saving.register_keras_serializable(package="na_keras")
@@ -149,25 +190,11 @@ class SelectiveKernel(FeatureMapLayer):
         layer.build(shape)
         return layer
 
-    def branches(self, x, training=None):
-        """(b, h, w, c) -> for each branch (b, h / strides, w / strides, filters)."""
-        outputs = []
-        for convolution, norm, dilation in zip(self.convolutions, self.norms, self.dilation_rates, strict=True):
-            padded = ops.pad(x, ((0, 0), (dilation, dilation), (dilation, dilation), (0, 0)))
-            outputs.append(ops.relu(norm(convolution(padded), training=training)))
-        return outputs
-
-    def selection(self, outputs, training=None):
-        """Weights (b, branches, filters) in float32, from the branches' outputs."""
-        summed = sum(ops.mean(self.for_statistics(output), axis=(1, 2)) for output in outputs)
-        hidden = ops.relu(self.squeeze_bn(self.squeeze(summed), training=training))
-        return softmax(ops.reshape(self.excite(hidden), (-1, len(outputs), summed.shape[1])), axis=1)
-
     def call(self, x, training=None):
         """Returns the selected mixture of the branches."""
-        outputs = self.branches(self.to_channels_last(x), training)
-        weights = ops.cast(self.selection(outputs, training), self.compute_dtype)[:, :, None, None, :]
-        return self.from_channels_last(sum(output * weights[:, k] for k, output in enumerate(outputs)))
+        norms = [partial(norm, training=training) for norm in (*self.norms, self.squeeze_bn)]
+        branches = list(zip(self.convolutions, norms[:-1], self.dilation_rates, strict=True))
+        return selective_kernel(x, branches, self.squeeze, norms[-1], self.excite, self.data_format)
 
     def compute_output_shape(self, input_shape):
         """The input shape with the sides divided by `strides`, rounded up, and `filters` channels."""

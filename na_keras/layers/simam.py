@@ -13,7 +13,24 @@ divides by n; we follow the code. A map of one position, where the code divides 
 import keras
 from keras import ops
 
-from na_keras.layers.feature_map import FeatureMapLayer, check_positive_number, sample_variance
+from na_keras.layers.feature_map import FeatureMapLayer, as_statistics, axes_of, check_positive_number, sample_variance
+
+
+def simam(x, regularization=1e-4, data_format="channels_last"):
+    """Equations 5 and 6: x times its gate.
+
+    Args:
+        x: floating tensor (b, h, w, c), or (b, c, h, w) with `data_format="channels_first"`; h and w may be unknown.
+        regularization: the paper's lambda, a positive number.
+        data_format: `"channels_last"` or `"channels_first"`.
+
+    Returns:
+        Tensor in the shape and dtype of x; the gate is computed in float32 at least.
+    """
+    values, (_, position_axes) = as_statistics(x), axes_of(data_format)
+    squared = ops.square(values - ops.mean(values, axis=position_axes, keepdims=True))
+    variance = sample_variance(values, position_axes)
+    return x * ops.cast(ops.sigmoid(squared / (4 * (variance + regularization)) + 0.5), x.dtype)
 
 
 @keras.saving.register_keras_serializable(package="na_keras")
@@ -50,10 +67,7 @@ class SimAM(FeatureMapLayer):
 
     def call(self, x):
         """Returns x times its gate, in the shape and dtype of x."""
-        values = self.for_statistics(x)
-        squared = ops.square(values - ops.mean(values, axis=self.position_axes, keepdims=True))
-        variance = sample_variance(values, self.position_axes)
-        return x * ops.cast(ops.sigmoid(squared / (4 * (variance + self.regularization)) + 0.5), x.dtype)
+        return simam(x, self.regularization, self.data_format)
 
     def get_config(self):
         """All constructor arguments as plain values."""

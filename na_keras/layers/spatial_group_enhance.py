@@ -17,9 +17,12 @@ from keras import ops
 
 from na_keras.layers.feature_map import (
     FeatureMapLayer,
+    as_channels_last,
+    as_statistics,
     check_groups,
     check_positive_integer,
     check_positive_number,
+    from_channels_last,
     sample_variance,
     standard_deviation,
 )
@@ -31,6 +34,26 @@ def spatial_group_gate(x, gamma, beta, epsilon):
     deviation = scores - ops.mean(scores, axis=1, keepdims=True)
     normalized = deviation / (standard_deviation(sample_variance(scores, (1,))) + epsilon)
     return ops.sigmoid(gamma * normalized + beta)
+
+
+def spatial_group_enhance(x, gamma, beta, epsilon=1e-5, data_format="channels_last"):
+    """x times its gates, one for each group of channels and position.
+
+    Args:
+        x: floating tensor (b, h, w, c), or (b, c, h, w) with `data_format="channels_first"`; h and w may be unknown.
+        gamma, beta: tensors (groups,); groups divides c.
+        epsilon: positive number added to the standard deviation.
+        data_format: `"channels_last"` or `"channels_first"`.
+
+    Returns:
+        Tensor in the shape and dtype of x; the gates are computed in float32 at least.
+    """
+    last, groups = as_channels_last(x, data_format), gamma.shape[0]
+    batch, height, width, _ = shape = ops.shape(last)
+    grouped = ops.reshape(last, (batch, height * width, groups, last.shape[3] // groups))
+    gate = spatial_group_gate(as_statistics(grouped), as_statistics(gamma), as_statistics(beta), epsilon)
+    scaled = grouped * ops.cast(ops.expand_dims(gate, 3), x.dtype)
+    return from_channels_last(ops.reshape(scaled, shape), data_format)
 
 
 @keras.saving.register_keras_serializable(package="na_keras")
@@ -77,12 +100,7 @@ class SpatialGroupEnhance(FeatureMapLayer):
 
     def call(self, x):
         """Returns x times its gate, in the shape and dtype of x."""
-        last = self.to_channels_last(x)
-        grouped = ops.reshape(last, (ops.shape(last)[0], -1, self.groups, last.shape[3] // self.groups))
-        gamma, beta = self.for_statistics(self.gamma), self.for_statistics(self.beta)
-        gate = spatial_group_gate(self.for_statistics(grouped), gamma, beta, self.epsilon)
-        scaled = grouped * ops.cast(ops.expand_dims(gate, 3), x.dtype)
-        return self.from_channels_last(ops.reshape(scaled, ops.shape(last)))
+        return spatial_group_enhance(x, self.gamma, self.beta, self.epsilon, self.data_format)
 
     def get_config(self):
         """All constructor arguments as plain values."""

@@ -11,7 +11,14 @@ out; Table 1's parameter count needs them. Initial weights are torch.nn.Linear's
 import keras
 from keras import ops
 
-from na_keras.layers.feature_map import FeatureMapLayer, check_positive_integer, check_reduction, torch_linear
+from na_keras.layers.feature_map import (
+    FeatureMapLayer,
+    check_positive_integer,
+    check_reduction,
+    for_all_positions,
+    mean_over_positions,
+    torch_linear,
+)
 
 
 def bottleneck_layers(channels, reduction, dtype):
@@ -33,6 +40,22 @@ def bottleneck_layers(channels, reduction, dtype):
         layer.build((None, inputs))
         layers.append(layer)
     return layers
+
+
+def squeeze_excite(x, squeeze, excite, data_format="channels_last"):
+    """Equations 2 to 4: x times its gate.
+
+    Args:
+        x: floating tensor (b, h, w, c), or (b, c, h, w) with `data_format="channels_first"`; h and w may be unknown.
+        squeeze: function (b, c) -> (b, c // r), W1 and b1 with the ReLU; for example `linear(kernel, bias)` and a ReLU.
+        excite: function (b, c // r) -> (b, c), W2 and b2.
+        data_format: `"channels_last"` or `"channels_first"`.
+
+    Returns:
+        Tensor in the shape and dtype of x; the gate is computed in float32 at least.
+    """
+    gate = ops.sigmoid(excite(squeeze(mean_over_positions(x, data_format))))
+    return x * for_all_positions(gate, x, data_format)
 
 
 @keras.saving.register_keras_serializable(package="na_keras")
@@ -74,8 +97,7 @@ class SqueezeExcite(FeatureMapLayer):
 
     def call(self, x):
         """Returns x times its gate, in the shape and dtype of x."""
-        mean = ops.mean(self.for_statistics(x), axis=self.position_axes)  # (b, c)
-        return x * self.for_all_positions(ops.sigmoid(self.excite(self.squeeze(mean))))
+        return squeeze_excite(x, self.squeeze, self.excite, self.data_format)
 
     def get_config(self):
         """All constructor arguments as plain values."""

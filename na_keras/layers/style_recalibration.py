@@ -10,10 +10,39 @@ more precise than the paper: the standard deviation is sqrt(sample variance + 1e
 position, where the reference gives NaN, has variance 0 here.
 """
 
+from functools import partial
+
 import keras
 from keras import ops
 
-from na_keras.layers.feature_map import FeatureMapLayer, check_positive_number, sample_variance
+from na_keras.layers.feature_map import (
+    FeatureMapLayer,
+    as_statistics,
+    axes_of,
+    check_positive_number,
+    for_all_positions,
+    sample_variance,
+)
+
+
+def style_recalibration(x, mean_weight, deviation_weight, norm, epsilon=1e-5, data_format="channels_last"):
+    """Equations 1 to 7: x times its gate.
+
+    Args:
+        x: floating tensor (b, h, w, c), or (b, c, h, w) with `data_format="channels_first"`; h and w may be unknown.
+        mean_weight, deviation_weight: w of eq. 4, tensors (c,).
+        norm: function (b, c) -> (b, c), the batch norm.
+        epsilon: positive number added to the variance.
+        data_format: `"channels_last"` or `"channels_first"`.
+
+    Returns:
+        Tensor in the shape and dtype of x; the gate is computed in float32 at least.
+    """
+    values, (_, position_axes) = as_statistics(x), axes_of(data_format)
+    mean = ops.mean(values, axis=position_axes)  # (b, c)
+    deviation = ops.sqrt(ops.squeeze(sample_variance(values, position_axes), position_axes) + epsilon)
+    style = as_statistics(mean_weight) * mean + as_statistics(deviation_weight) * deviation
+    return x * for_all_positions(ops.sigmoid(norm(style)), x, data_format)
 
 
 @keras.saving.register_keras_serializable(package="na_keras")
@@ -64,12 +93,8 @@ class StyleRecalibration(FeatureMapLayer):
 
     def call(self, x, training=None):
         """Returns x times its gate, in the shape and dtype of x."""
-        values = self.for_statistics(x)
-        mean = ops.mean(values, axis=self.position_axes)  # (b, c)
-        variance = ops.squeeze(sample_variance(values, self.position_axes), self.position_axes)
-        deviation = ops.sqrt(variance + self.epsilon)
-        style = self.for_statistics(self.mean_weight) * mean + self.for_statistics(self.deviation_weight) * deviation
-        return x * self.for_all_positions(ops.sigmoid(self.bn(style, training=training)))
+        weights = self.mean_weight, self.deviation_weight, partial(self.bn, training=training)
+        return style_recalibration(x, *weights, self.epsilon, self.data_format)
 
     def get_config(self):
         """All constructor arguments as plain values."""

@@ -4,27 +4,20 @@ Arguments follow keras.applications. The pixel statistics are ImageNet's as PyTo
 0..255: the authors trained with them, and weights trained in PyTorch expect them.
 """
 
+import dataclasses
 import inspect
 import pathlib
+from typing import NamedTuple
 
 import keras
 import numpy as np
 from keras import layers
 
+from na_keras.layers.feature_map import KAIMING_NORMAL, KAIMING_NORMAL_DEPTHWISE
+
 # Red, green, blue; of pixels in 0..255.
 IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 IMAGENET_STANDARD_DEVIATION = (0.229 * 255, 0.224 * 255, 0.225 * 255)
-
-# torch.nn.init.kaiming_normal_(mode="fan_out"), as a configuration that any implementation of Keras' layers takes.
-KAIMING_NORMAL = {
-    "class_name": "VarianceScaling",
-    "config": {"scale": 2.0, "mode": "fan_out", "distribution": "untruncated_normal"},
-}
-# PyTorch counts 9 * channels as a depthwise kernel's fan-out; in Keras that number is its fan-in.
-KAIMING_NORMAL_DEPTHWISE = {
-    "class_name": "VarianceScaling",
-    "config": {"scale": 2.0, "mode": "fan_in", "distribution": "untruncated_normal"},
-}
 
 SMALLEST_SIZE = 32  # pixels; five halvings leave one position
 
@@ -98,7 +91,60 @@ def image_input(input_shape, input_tensor, include_top, include_preprocessing):
     return image, normalize(image)
 
 
-def classification_head(x, include_top, pooling, classes, classifier_activation, dropout_rate, initializers):
+@dataclasses.dataclass(frozen=True)
+class BlockSettings:
+    """What all blocks of a network have in common.
+
+    Attributes:
+        attention: None, or a factory called once per block as `attention(name=...)`; see the networks' blocks.
+        layers: the namespace that layers are taken from; another implementation of Keras' layers builds the same graph.
+        synchronized: whether batch norm takes its statistics over all replicas.
+    """
+
+    attention: object = None
+    layers: object = layers
+    synchronized: bool = False
+
+
+class ConvolutionNames(NamedTuple):
+    """Names of the layers that `convolution_norm` makes; `padding` is used by kernels larger than 1."""
+
+    padding: str
+    convolution: str
+    norm: str
+
+
+def convolution_norm(x, filters, size, stride, names, settings):
+    """Convolution without bias, padded on both sides alike as PyTorch pads it, and batch norm with PyTorch's constants.
+
+    Args:
+        x: symbolic tensor (b, h, w, c), or (b, c, h, w) under `channels_first`.
+        filters: output channels; None for a depthwise convolution.
+        size, stride: of the square kernel, in positions.
+        names: ConvolutionNames.
+        settings: BlockSettings.
+
+    Returns:
+        Symbolic tensor (b, h / stride, w / stride, filters or c).
+    """
+    source = settings.layers
+    if size > 1:
+        x = source.ZeroPadding2D(size // 2, name=names.padding)(x)
+    if filters is None:
+        convolution = source.DepthwiseConv2D(
+            size, stride, use_bias=False, depthwise_initializer=KAIMING_NORMAL_DEPTHWISE, name=names.convolution
+        )
+    else:
+        convolution = source.Conv2D(
+            filters, size, stride, use_bias=False, kernel_initializer=KAIMING_NORMAL, name=names.convolution
+        )
+    norm = source.BatchNormalization(
+        channel_axis(), momentum=0.9, epsilon=1e-5, synchronized=settings.synchronized, name=names.norm
+    )
+    return norm(convolution(x))
+
+
+def classification_head(x, *, include_top, pooling, classes, classifier_activation, initializers, dropout_rate=0.0):
     """Global pooling, dropout and the classifier; or pooling alone, or nothing, as keras.applications does.
 
     The classifier computes in float32 whatever the policy: a softmax over 1000 classes in half precision loses
@@ -129,25 +175,42 @@ def finish(image, x, weights, name):
     return model
 
 
-def variant(builder, function_name, fixed=(), **defaults):
-    """A named form of a builder: some arguments fixed, some with other defaults; signature and help() to match."""
-    fixed = dict(fixed)
-    parameters = [
-        parameter.replace(default=defaults.get(parameter.name, parameter.default))
-        for parameter in inspect.signature(builder).parameters.values()
-        if parameter.name not in fixed
-    ]
-    signature = inspect.Signature(parameters)
+# What `help` says of the arguments that every builder has.
+ARGUMENTS = """\
+    include_top: end in global average pooling and a classifier.
+    weights: None, or the path of a `.weights.h5` file. `"imagenet"` raises: none are published.
+    input_tensor: Keras tensor to build on, instead of `input_shape`.
+    input_shape: one image's shape; by default (224, 224, 3), or (None, None, 3) without the top. Sides may be None,
+        else at least 32 pixels.
+    pooling: without the top: None (feature maps), `"avg"` or `"max"`.
+    classes: number of classes.
+    classifier_activation: `"softmax"`, or None for logits.
+    name: name of the model.
+    attention: None, a name in `na_keras.ATTENTION`, or a callable that takes `name=` and returns a layer; called once
+        per block.
+    include_preprocessing: take RGB images with values 0..255 (uint8 too) and normalise them with ImageNet's mean and
+        deviation in the graph. False: the input is normalised already.
+    synchronized_batch_norm: batch statistics over all replicas of a tf.distribute strategy (TensorFlow only); also
+        inside attention given by name. A callable decides for itself: `partial(CBAM, synchronized=True)`."""
+RETURNS_AND_RAISES = """\
+Returns:
+    keras.Model from (batch, height, width, 3) to (batch, classes) float32. Its layers `C2` .. `C5` are the stage
+    outputs: `keras.Model(m.input, [m.get_layer(n).output for n in ("C3", "C4", "C5")])`.
 
-    def build(*args, **kwargs):
-        return builder(**{**fixed, **defaults, **signature.bind(*args, **kwargs).arguments})
+Raises:
+    ValueError: an argument that is none of the above; the message says what was expected."""
 
-    settings = ", ".join(f"{key}={value!r}" for key, value in {**fixed, **defaults}.items())
-    build.__name__ = build.__qualname__ = function_name
-    build.__module__ = builder.__module__
-    build.__signature__ = signature
-    build.__doc__ = f"`{builder.__name__}` with {settings}.\n\n    {builder.__doc__}"
-    return build
+
+def documented(builder, further_arguments=""):
+    """The builder, its docstring completed by what all builders share; the signature is the function's own.
+
+    Args:
+        builder: function with a docstring of its own.
+        further_arguments: lines about arguments that only this network has.
+    """
+    own = inspect.cleandoc(builder.__doc__)
+    builder.__doc__ = f"{own}\n\nArgs:\n{further_arguments}{ARGUMENTS}\n\n{RETURNS_AND_RAISES}\n"
+    return builder
 
 
 def preprocess_input(x, data_format=None):

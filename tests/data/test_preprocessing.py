@@ -1,6 +1,7 @@
 """Decoding, cropping and resizing against Pillow and torchvision's published rule."""
 
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ import tensorflow as tf
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from na_keras.data import preprocessing
+import serving_client
+from na_keras.data import image_headers, preprocessing
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +93,89 @@ def test_every_common_format_becomes_rgb(photographs, format, mode, options):
     assert np.abs(decoded - expected.reshape(*expected.shape[:2], -1)).mean() < 12
     assert preprocessing.evaluation_image(data).shape == (224, 224, 3)
     assert preprocessing.training_image(data, tf.constant([0, 0])).shape == (224, 224, 3)
+
+
+def pillow_pixels(data):
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+def whole(shape):
+    return tf.stack([0, 0, shape[0], shape[1]])
+
+
+def on_all_paths(data):
+    """The decoded file: eagerly and in a tf.data map, for evaluation and for training's window."""
+    for decode in (preprocessing.decode, lambda data: preprocessing.decode_window(data, whole)):
+        yield decode(data).numpy()
+        yield next(iter(tf.data.Dataset.from_tensors(data).map(decode))).numpy()
+
+
+@pytest.mark.parametrize("bits", [8, 24, 32])
+def test_bitmap_files_have_pillows_pixels(photographs, bits):
+    """8 bits are a palette: TensorFlow alone returns its indices as grey."""
+    image = {8: photographs[0].quantize(200), 24: photographs[0], 32: photographs[0].convert("RGBA")}[bits]
+    data = encoded(image.crop((0, 0, 61, 40)), "BMP")
+    assert data[28] == bits
+    for pixels in on_all_paths(data):
+        np.testing.assert_array_equal(pixels, pillow_pixels(data))
+
+
+def test_a_bitmap_without_a_colour_count_has_256_colours(photographs):
+    data = bytearray(encoded(photographs[0].quantize(256).crop((0, 0, 60, 40)), "BMP"))
+    data[46:50] = bytes(4)
+    np.testing.assert_array_equal(preprocessing.decode(bytes(data)), pillow_pixels(bytes(data)))
+
+
+@pytest.mark.parametrize("lossless", [True, False])
+def test_transparency_of_webp_is_dropped(photographs, lossless):
+    image = photographs[0].crop((0, 0, 61, 40)).convert("RGBA")
+    image.putalpha(Image.fromarray((np.arange(61 * 40) % 256).astype(np.uint8).reshape(40, 61)))
+    data = encoded(image, "WEBP", lossless=lossless, exact=True)
+    for pixels in on_all_paths(data):
+        np.testing.assert_array_equal(pixels, pillow_pixels(data))
+
+
+def bitmap(bits, compression=0, header=40):
+    """A BMP file of 3 x 2 pixels, zeros."""
+    size = struct.pack("<ii" if header >= 40 else "<HH", 3, 2)
+    fields = struct.pack("<I", header) + size + struct.pack("<HHI", 1, bits, compression)
+    start = 14 + max(header, len(fields))
+    return (
+        b"BM" + struct.pack("<IHHI", start + 200, 0, 0, start) + fields + bytes(start - 14 - len(fields)) + bytes(200)
+    )
+
+
+UNSUPPORTED = {
+    "JPEG XL": (b"\xff\x0a" + bytes(100), "Not an accepted image format"),
+    "JPEG XL in a box": (bytes.fromhex("0000000c4a584c200d0a870a") + bytes(100), "Not an accepted image format"),
+    "AVIF": (bytes.fromhex("00000020") + b"ftypavif" + bytes(100), "Not an accepted image format"),
+    "TIFF": (b"II*\0" + bytes(100), "Not an accepted image format"),
+    "RIFF sound": (b"RIFF" + bytes(4) + b"WAVE" + bytes(100), "Not an accepted image format"),
+    "BMP of 1 bit": (bitmap(1), "This kind of BMP"),
+    "BMP of 4 bits": (bitmap(4), "This kind of BMP"),
+    "BMP of 16 bits": (bitmap(16), "This kind of BMP"),
+    "compressed BMP": (bitmap(8, compression=1), "This kind of BMP"),
+    "BMP with masks of its own": (bitmap(32, compression=3), "This kind of BMP"),
+    "BMP of OS/2": (bitmap(24, header=12), "This kind of BMP"),
+}
+
+
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_formats_that_are_not_listed_are_refused_before_they_are_decoded(name):
+    """TensorFlow's decode_image reads JPEG XL, and no limit of pixels would hold it; or it misreads the file."""
+    data, message = UNSUPPORTED[name]
+    for decode in (
+        preprocessing.decode,
+        tf.function(preprocessing.decode),
+        preprocessing.evaluation_image,
+        lambda data: preprocessing.training_image(data, tf.constant([0, 0])),
+    ):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+            decode(tf.constant(data))
+
+
+def test_the_client_and_the_library_accept_the_same_formats():
+    assert serving_client.SIGNATURES == image_headers.SIGNATURES
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (10_000, 1), (1, 10_000), (3, 2)])

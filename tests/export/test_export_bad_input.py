@@ -124,8 +124,10 @@ EXTENDED = encoded(PHOTO, "WEBP", lossless=True, exif=b"Exif\0\0MM\0*\0\0\0\x08\
 FOURTEEN_BITS = struct.pack("<I", 2**28 - 1)  # twice 16383, as WebP packs them
 # Encoded file, and what the error says.
 REFUSED = {
-    "nothing": (b"", "Input is empty"),
-    "text": (b"Dear Sir or Madam", "Unknown image file format"),
+    "nothing": (b"", r"expected JPEG, PNG, GIF, BMP, WebP; received\] \[0\]"),
+    "text": (b"Dear Sir or Madam", r"expected JPEG, PNG, GIF, BMP, WebP; received\] \[17\]"),
+    "JPEG XL": (b"\xff\x0a" + bytes(100), "Not an accepted image format"),
+    "JPEG XL in a box": (bytes.fromhex("0000000c4a584c200d0a870a") + bytes(100), "Not an accepted image format"),
     "a JPEG's first bytes": (b"\xff\xd8\xff\xe0 cut", "JPEG"),
     "half a JPEG": (encoded(PHOTO, "JPEG")[:1500], "JPEG"),
     "half a PNG": (PNG[: len(PNG) // 2], "PNG"),

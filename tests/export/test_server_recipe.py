@@ -1,4 +1,4 @@
-"""The README's server commands and export/serving/*.config fit each other and a real export.
+"""The server commands of docs/serving.md and export/serving/*.config fit each other and a real export.
 
 The server behind them is the stand-in of stand_in_server.py: that tensorflow_model_server accepts the files has been
 read in its documentation and protos, not run.
@@ -23,13 +23,14 @@ import serving_client
 from consumers import model_server
 
 CONFIGS = ROOT / "export" / "serving"
+PAGE, SIGNATURES = ROOT / "docs" / "serving.md", ROOT / "docs" / "export.md"
 
 
 def command_of(name):
-    """The words of the command below <!-- name --> in the README, $PWD left as it is."""
-    text = (ROOT / "README.md").read_text("utf-8")
+    """The words of the command below <!-- name --> in docs/serving.md, $PWD left as it is."""
+    text = PAGE.read_text("utf-8")
     block = re.search(rf"<!-- {name} -->\n```bash\n(.*?)```", text, re.DOTALL)
-    assert block, f"the README has no block <!-- {name} -->"
+    assert block, f"{PAGE} has no block <!-- {name} -->"
     return shlex.split(block[1].replace("\\\n", " "))
 
 
@@ -60,7 +61,7 @@ def parse(text):
 
 @pytest.fixture(scope="module")
 def checkout(exported, tmp_path_factory):
-    """A folder with exported/demo, as the README's commands have it."""
+    """A folder with exported/demo, as the page's commands have it."""
     folder = tmp_path_factory.mktemp("recipe")
     shutil.copytree(exported, folder / "exported" / "demo")
     return folder
@@ -76,7 +77,7 @@ def test_the_model_config_names_the_model_and_its_place_in_the_container():
     mounts = dict(volume.split(":")[1::-1] for option, volume in options if option == "-v")
     assert mounts == {"/models/demo": "$PWD/exported/demo", "/config": "$PWD/export/serving"}
     assert config["base_path"][0] in mounts
-    text = (ROOT / "README.md").read_text("utf-8")
+    text = PAGE.read_text("utf-8")
     paths = re.findall(r"--(?:model_config_file|batching_parameters_file)=(/config/[\w.]+)", text)
     assert sorted(set(paths)) == ["/config/batching.config", "/config/models.config"]
     assert all((CONFIGS / path.removeprefix("/config/")).is_file() for path in paths)
@@ -105,7 +106,7 @@ def test_batching_sizes_are_what_the_server_requires():
     assert min(values.values()) >= 1
 
 
-def test_the_commands_of_the_readme_work_on_an_export(checkout, tmp_path, monkeypatch):
+def test_the_commands_of_the_page_work_on_an_export(checkout, tmp_path, monkeypatch):
     """Literally, but for the ports, which may be taken on this machine."""
     monkeypatch.setenv("PATH", str(stand_in_server.install(tmp_path / "bin").parent), prepend=os.pathsep)
     grpc_port, rest_port = model_server.free_ports(2)
@@ -139,14 +140,14 @@ def test_the_commands_of_the_readme_work_on_an_export(checkout, tmp_path, monkey
         server.wait()
 
 
-def test_the_readme_and_the_client_name_the_signatures_of_the_export(exported):
+def test_the_pages_and_the_client_name_the_signatures_of_the_export(exported):
     from consumers.c_api import SavedModel, load_library
 
     with SavedModel(load_library(), exported / "1") as model:
         signatures = model.signatures
     inputs, outputs = signatures[serving_client.SIGNATURE]
     assert set(inputs) == {serving_client.INPUT} and set(outputs) >= set(serving_client.OUTPUTS)
-    text = (ROOT / "README.md").read_text("utf-8")
+    text = SIGNATURES.read_text("utf-8")
     for signature, (inputs, outputs) in signatures.items():
         (row,) = (line for line in text.splitlines() if line.startswith(f"| `{signature}` |"))
         assert {f"`{name}`" for name in (*inputs, *outputs)} <= set(re.findall(r"`\w+`", row))

@@ -118,7 +118,8 @@ def test_what_is_not_an_image_is_refused_by_name(exported, tmp_path):
     text = tmp_path / "letter.jpg"
     text.write_text("Dear Sir or Madam")
     message = error_of("--saved-model", exported, "--image", text)
-    assert "letter.jpg is not an image: expected JPEG, PNG" in message and "b'Dear Sir'" in message
+    assert "letter.jpg is not an image of an accepted format: expected JPEG, PNG" in message
+    assert "b'Dear Sir'" in message
     (tmp_path / "empty.png").touch()
     assert "received 0 bytes" in error_of("--saved-model", exported, "--image", tmp_path / "empty.png")
     sound = tmp_path / "sound.wav"

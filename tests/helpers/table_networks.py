@@ -1,8 +1,11 @@
 """The networks of the paper's Tables 1 to 3 and their counts."""
 
+import functools
+
 from na_keras import MobileNetV2, ResNet50
 
 
+@functools.lru_cache(maxsize=3)  # the last three: 100 MB each
 def network(builder, attention):
     return builder(attention=attention)
 

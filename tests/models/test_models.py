@@ -24,6 +24,7 @@ from na_keras import (
 )
 from na_keras.models.mobilenet_v2 import mobilenet_v2_stages
 from na_keras.models.resnet import block, resnet_stages
+from na_keras.models.shared import BlockSettings
 
 
 def trainable(model):
@@ -308,7 +309,7 @@ def test_blocks_with_batch_norm_in_their_attention_train_and_are_saved(name, tmp
     image = x = keras.Input((16, 16, 8))
     for index, stride in ((1, 2), (2, 1)):
         attention = na_keras.get_attention(name)
-        x = block(x, 32, stride, True, attention, f"conv2_block{index}", keras.layers, False)
+        x = block(x, 32, stride, True, f"conv2_block{index}", BlockSettings(attention))
     model = keras.Model(image, keras.layers.GlobalAveragePooling2D()(x))
     model.compile("sgd", "mse")
     images = np.random.default_rng(0).normal(size=(4, 16, 16, 8)).astype("float32")

@@ -1,4 +1,4 @@
-"""Two machines, rehearsed as two processes on this one: equal to one device; the README's commands; SIGTERM on one."""
+"""Two machines, rehearsed as two processes on this one: equal to one device; the page's commands; SIGTERM on one."""
 
 import csv
 import json
@@ -35,9 +35,9 @@ def test_two_machines_equal_one_device(tmp_path):
 
 @pytest.fixture
 def commands(tmp_path):
-    """The README's two commands, in a folder where training/ is this checkout's; a function that starts both."""
-    readme = (ROOT / "README.md").read_text()
-    (block,) = re.findall(r"<!-- machines -->\n```bash\n(.*?)```", readme, re.DOTALL)
+    """The page's two commands, in a folder where training/ is this checkout's; a function that starts both."""
+    page = (ROOT / "docs" / "several_machines.md").read_text("utf-8")
+    (block,) = re.findall(r"<!-- machines -->\n```bash\n(.*?)```", page, re.DOTALL)
     lines = [line for line in block.replace("\\\n", " ").splitlines() if line and not line.startswith("#")]
     assert len(lines) == 2 and all("TF_CONFIG=" in line for line in lines)
     (tmp_path / "training").symlink_to(ROOT / "training")

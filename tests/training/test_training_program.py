@@ -19,7 +19,7 @@ from programs import ROOT, error_of, run
 import evaluate
 import recipes
 import train
-from engine import checkpoints, run_directory
+from engine import run_directory
 from engine.checkpoints import newest_first
 from na_keras import NAMobileNetV2
 from na_keras.model_files import load_model
@@ -138,30 +138,6 @@ def test_killed_stopped_and_damaged_runs_end_with_the_same_bits(finished, tmp_pa
     for one, other in zip(*(model.get_weights() for model in models), strict=True):
         np.testing.assert_array_equal(one, other)
     assert len(json.loads((disturbed / "environment.json").read_text())) == 3
-
-
-def test_a_run_whose_checkpoints_are_all_damaged_is_not_started_over(tmp_path):
-    checkpoint = tf.train.Checkpoint(value=tf.Variable(1.0))
-    for step in (1, 2):
-        checkpoints.save(checkpoint, tmp_path, step)
-    for path in tmp_path.glob("*/state.index"):
-        path.write_bytes(b"")
-    with pytest.raises(checkpoints.CheckpointError, match="None of the checkpoints .* the folder is kept"):
-        checkpoints.restore(checkpoint, tmp_path)
-    assert checkpoints.restore(checkpoint, tmp_path / "none") is None
-
-
-def test_a_checkpoint_is_whole_or_not_there(tmp_path):
-    value = tf.Variable(0.0)
-    checkpoint = tf.train.Checkpoint(value=value)
-    (tmp_path / "incoming").mkdir()  # of a run that was killed while writing
-    (tmp_path / "incoming" / "state.index").write_bytes(b"half")
-    for step in (1, 2, 3, 3):
-        value.assign(step)
-        checkpoints.save(checkpoint, tmp_path, step)
-    assert [path.name for path in newest_first(tmp_path)] == ["step-00000003", "step-00000002"]
-    value.assign(9)
-    assert checkpoints.restore(checkpoint, tmp_path).name == "step-00000003" and value.numpy() == 3
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):

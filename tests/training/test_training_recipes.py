@@ -70,7 +70,7 @@ def test_released_mobilenet_recipe_spares_what_the_script_spares():
 def test_paper_recipes_decay_everything():
     variables = NAMobileNetV2(alpha=0.35).trainable_variables
     optimizer = optimization.make_optimizer(recipes.RECIPES["mobilenetv2-paper"], 0.1, variables)
-    assert all(optimizer._use_weight_decay(v) for v in variables) and optimizer.l2 == 1e-4
+    assert all(optimizer._use_weight_decay(v) for v in variables) and optimizer.weight_decay == 1e-4
 
 
 def test_paper_and_released_code_disagree_only_where_said():
@@ -90,7 +90,7 @@ def test_the_modern_recipe_is_procedure_a3():
     assert recipe.mix == {"mixup": 0.1, "cutmix": 1.0, "threshold": 0.2} and recipe.rand_augment == 6
     variables = NAMobileNetV2(alpha=0.35).trainable_variables
     optimizer = optimization.make_optimizer(recipe, 0.1, variables)
-    assert isinstance(optimizer, TimmLamb) and optimizer.decay == 0.02
+    assert isinstance(optimizer, TimmLamb) and optimizer.weight_decay == 0.02
     assert all(optimizer._use_weight_decay(v) == (len(v.shape) > 1) for v in variables)
 
 

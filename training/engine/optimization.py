@@ -33,9 +33,9 @@ def make_schedule(recipe, steps_per_epoch):
 def make_optimizer(recipe, schedule, variables):
     """The recipe's optimizer, built for the variables, some of them spared from the decay."""
     if recipe.optimizer == "lamb":
-        optimizer = TimmLamb(schedule, decay=recipe.weight_decay)
+        optimizer = TimmLamb(schedule, weight_decay=recipe.weight_decay)
     else:
-        optimizer = TorchSGD(schedule, recipe.momentum, l2=recipe.weight_decay)
+        optimizer = TorchSGD(schedule, recipe.momentum, weight_decay=recipe.weight_decay)
     spared = [v for v in variables if any(re.search(pattern, v.path) for pattern in recipe.no_weight_decay)]
     optimizer.exclude_from_weight_decay(var_list=spared)
     optimizer.build(variables)

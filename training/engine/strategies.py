@@ -1,6 +1,6 @@
 """Where a step runs: one device, one replica on each device of this machine, on those of several machines, or on a TPU.
 
-Several machines run the same command line, each with its own TF_CONFIG (README, "Several machines"); the first in the
+Several machines run the same command line, each with its own TF_CONFIG (docs/several_machines.md); the first in the
 list is the chief, which alone writes the run directory.
 """
 

@@ -1,6 +1,6 @@
 """Writes tests/golden/na_mobilenetv2_VERSION.keras and .npz: a network of today for later versions to read.
 
-    python tests/helpers/make_golden_model.py
+    python tests/golden/make_golden_model.py
 
 Run once per released file format; existing files are refused. Every option of NormalizationAttention that is not the
 default occurs in one of the blocks.
@@ -23,7 +23,7 @@ OPTIONS = (
 
 
 def main():
-    path = pathlib.Path(__file__).parents[1] / "golden" / f"na_mobilenetv2_{na_keras.__version__}.keras"
+    path = pathlib.Path(__file__).parent / f"na_mobilenetv2_{na_keras.__version__}.keras"
     if path.exists():
         sys.exit(f"{path} exists; it is kept: files of a released version do not change.")
     keras.utils.set_random_seed(0)

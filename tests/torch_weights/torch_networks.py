@@ -245,8 +245,8 @@ class MobileNetV2(nn.Module):
 def stand_in(network, seed=0):
     """Weights and running statistics that make every mistake visible; returns the network, for inference."""
     generator = torch.Generator().manual_seed(seed)
-    normal = lambda like, scale: scale * torch.randn(like.shape, generator=generator)  # noqa: E731
-    uniform = lambda like: 0.5 + torch.rand(like.shape, generator=generator)  # noqa: E731
+    normal = lambda tensor, scale: scale * torch.randn(tensor.shape, generator=generator)  # noqa: E731
+    uniform = lambda tensor: 0.5 + torch.rand(tensor.shape, generator=generator)  # noqa: E731
     with torch.no_grad():
         for module in network.modules():
             if isinstance(module, nn.Conv2d):
