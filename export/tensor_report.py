@@ -15,8 +15,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import tflite_file
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
-
 
 def load_images(path, size, resize, count):
     """Up to `count` images as float32 (count, size, size, 3), from a folder of image files or an .npz with `images`.
@@ -28,10 +26,11 @@ def load_images(path, size, resize, count):
 
     if path.is_dir():
         from na_keras.data import preprocessing
+        from na_keras.data.image_folder import IMAGE_SUFFIXES
 
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)[:count]
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)[:count]
         if not files:
-            raise ValueError(f"{path} holds no images ({', '.join(SUFFIXES)}).")
+            raise ValueError(f"{path} holds no images ({', '.join(IMAGE_SUFFIXES)}).")
         crops = [preprocessing.evaluation_image(file.read_bytes(), resize, size).numpy() for file in files]
         return np.stack(crops).astype(np.float32)
     if not path.is_file():
