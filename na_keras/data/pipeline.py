@@ -4,7 +4,7 @@ Order and augmentation are pure functions of (seed, epoch, example), so training
 exactly the batches that an uninterrupted epoch would have seen from there on. Iterators need not be saved.
 
 A tf.distribute strategy calls them once per machine, with a context that says which one it is
-(`strategy.distribute_datasets_from_function`). A machine decodes only its share of each global batch, every W-th
+(`strategy.distribute_datasets_from_function`). A machine decodes only its part of each global batch, every W-th
 example of W machines, and gets it in portions of one replica.
 """
 
@@ -63,8 +63,8 @@ def training_batches(
         batch_size: examples per batch, all replicas together.
         size: pixels of the images' sides.
         rand_augment: None, or the magnitude of `augmentation.rand_augment`.
-        mix: None, or {"mixup": alpha, "cutmix": alpha, "threshold": share or None} of `augmentation.mixed_batch`; then
-            labels are float32 (portion, classes). Examples are mixed within a machine's share of the batch.
+        mix: None, or {"mixup": alpha, "cutmix": alpha, "threshold": number or None} of `augmentation.mixed_batch`; then
+            labels are float32 (portion, classes). Examples are mixed within a machine's part of the batch.
         skip_unreadable: give an image that cannot be opened or decoded the weight 0 instead of stopping.
         context: tf.distribute.InputContext, which machine this is and how many replicas there are.
         **crop: `area`, `aspect`, `flip`, `antialias`, `exif_orientation` of `preprocessing.training_image`.
@@ -108,8 +108,8 @@ def training_batches(
         batch_seed = tf.random.fold_in(tf.random.fold_in(base, -1 - machine), step)
         return augmentation.mixed_batch(*batch, batch_seed, classes, **mix)
 
-    shares = images.batch(batch_size // machines, drop_remainder=True).enumerate(first_step)
-    return shares.map(mixed, tf.data.AUTOTUNE).rebatch(portion, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+    own = images.batch(batch_size // machines, drop_remainder=True).enumerate(first_step)
+    return own.map(mixed, tf.data.AUTOTUNE).rebatch(portion, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
 
 
 def evaluation_batches(source, *, batch_size, resize, size, exif_orientation=True, context=ONE_DEVICE):
