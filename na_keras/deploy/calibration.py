@@ -9,6 +9,7 @@ import pathlib
 import tensorflow as tf
 
 from na_keras.data import load_source, preprocessing
+from na_keras.data.image_folder import IMAGE_SUFFIXES
 
 SEED = 0  # of the draw, so that the same export gives the same file
 
@@ -19,12 +20,10 @@ def image_files(folder):
     Raises:
         FileNotFoundError: no such folder, or no images in it.
     """
-    from na_keras.data.image_folder import ENDINGS
-
-    files = sorted(path for path in pathlib.Path(folder).glob("**/*") if path.suffix.lower() in ENDINGS)
+    files = sorted(path for path in pathlib.Path(folder).glob("**/*") if path.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
         raise FileNotFoundError(
-            f"No images in {folder}: expected a folder with files that end in {', '.join(ENDINGS)}."
+            f"No images in {folder}: expected a folder with files that end in {', '.join(IMAGE_SUFFIXES)}."
         )
     return files
 

@@ -220,14 +220,33 @@ def preprocess_input(x, data_format=None):
     take raw images: do not apply it twice.
 
     Args:
-        x: array or tensor of one or several RGB images, values 0..255, (..., h, w, 3) or (..., 3, h, w).
+        x: array or tensor of any dtype, one or several RGB images with values 0..255: (h, w, 3), (batch, h, w, 3) or
+            with more leading axes; (3, h, w) or (batch, 3, h, w) in channels_first. It is left as it is.
         data_format: `"channels_last"` or `"channels_first"`; by default `keras.config.image_data_format()`.
 
     Returns:
-        (x / 255 - mean) / standard deviation with ImageNet's statistics, floating, same shape; x is left as it is.
+        (x / 255 - mean) / standard deviation with ImageNet's statistics, of the same shape; of x's dtype where that
+        is floating, otherwise of `keras.config.floatx()`.
+
+    Raises:
+        ValueError: the shape is none of these (a grey image, or one with transparency), or not known.
     """
+    data_format = data_format or keras.config.image_data_format()
+    x = x if hasattr(x, "shape") else np.asarray(x)
+    shape = None if getattr(x.shape, "rank", 0) is None else tuple(x.shape)  # TensorFlow's may be unknown
+    expected, ranks, axis = {
+        "channels_last": ("(..., height, width, 3)", range(3, 99), -1),
+        "channels_first": ("(3, height, width) or (batch, 3, height, width)", (3, 4), -3),
+    }.get(data_format, (None, (), 0))
+    if expected is not None and (shape is None or len(shape) not in ranks or shape[axis] != 3):
+        raise ValueError(
+            f"preprocess_input takes RGB images {expected} in {data_format} order: repeat a grey channel three times, "
+            f"leave out transparency. Received: shape {shape or 'unknown'}"
+        )
     if isinstance(x, np.ndarray):
         x = x.copy()  # Keras' function writes into floating arrays
+    elif not keras.backend.is_float_dtype(keras.backend.standardize_dtype(x.dtype)):
+        x = keras.ops.cast(x, keras.config.floatx())
     return keras.applications.imagenet_utils.preprocess_input(x, data_format, mode="torch")
 
 
