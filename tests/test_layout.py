@@ -17,6 +17,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 # folders is a room as well; a new room needs a row here and a place in that drawing.
 ARROWS = {
     "files": (),
+    "text_table": (),
     "layers": (),
     "optimizers": (),
     "models": ("layers",),
@@ -30,7 +31,7 @@ ARROWS = {
     "training": ("na_keras",),
     "export": ("na_keras",),
 }
-# What else a room may import. Those of KERAS_ONLY run on every backend; `files` imports nothing at all.
+# What else a room may import. Those of KERAS_ONLY run on every backend; `files` and `text_table` need nothing at all.
 KERAS_ONLY = {"layers", "models", "optimizers", "graph", "torch_weights", "model_files"}
 # In functions only, behind a check of the backend or of the file: gradients of grad_cam, `.pth` files.
 BACKENDS_IN_FUNCTIONS = {"graph": {"tensorflow", "jax", "torch"}, "torch_weights": {"torch"}}
@@ -157,7 +158,7 @@ def test_the_drawing_in_contributing_shows_the_same_arrows():
 def test_a_room_imports_only_what_its_arrows_allow(room):
     files = python_files(f"na_keras/{room}") or [path for path in [ROOT / f"na_keras/{room}.py"] if path.exists()]
     outside = {"keras", "numpy"} if room in KERAS_ONLY else TENSORFLOW | OPTIONAL
-    outside = set() if room == "files" else outside
+    outside = set() if room in ("files", "text_table") else outside
     for path in files:
         for name in imports(path):
             if top(name) == "na_keras":
@@ -182,8 +183,8 @@ def test_training_and_export_never_import_each_other(folder, other):
 
 @pytest.mark.parametrize("folder", ["training", "export"])
 def test_packages_beside_the_programs_do_not_import_the_programs(folder):
-    """The one exception is the client: a consumer asks a server with it, and it is of the consumers' kind."""
-    names = {path.stem for path in programs(folder)} - {"serving_client"}
+    """But two: the client, with which a consumer asks a server, and the check, which the writer of a version runs."""
+    names = {path.stem for path in programs(folder)} - {"serving_client", "verify"}
     assert names
     for path in set(python_files(folder)) - set((ROOT / folder).glob("*.py")):
         assert not {top(name) for name in imports(path)} & names, path
