@@ -2,14 +2,15 @@
 
 import csv
 import math
+import re
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from programs import error_of, run
 from small_tflite import SIZE, converted, representative
 
+import tensor_report as program
 from na_keras.deploy.tflite import graph as tflite_graph
 from na_keras.deploy.tflite import tensor_report
 from na_keras.deploy.tflite.agreement import Agreement
@@ -149,15 +150,19 @@ def test_no_images_are_refused(files):
         tensor_report.compare_tensors(*files, [])
 
 
-def test_the_program_writes_all_and_prints_the_worst(files, images, tmp_path):
+def test_the_program_writes_all_and_prints_the_worst(files, images, tmp_path, capsys):
     for name, blob in zip(("int8", "float32"), files, strict=True):
         (tmp_path / f"{name}.tflite").write_bytes(blob)
     np.savez(tmp_path / "images.npz", images=images)
-    arguments = ["--quantized", tmp_path / "int8.tflite", "--float", tmp_path / "float32.tflite"]
     output = tmp_path / "tensors.csv"
-    program = "export/tensor_report.py"
-    printed = run(program, *arguments, "--images", tmp_path / "images.npz", "--output", output, "--worst", 3).stdout
-    first, _, *lines = printed.splitlines()
+
+    def printed(*more):
+        arguments = ["--quantized", tmp_path / "int8.tflite", "--float", tmp_path / "float32.tflite", *more]
+        program.main([str(argument) for argument in arguments])
+        return capsys.readouterr().out
+
+    text = printed("--images", tmp_path / "images.npz", "--output", output, "--worst", 3)
+    first, _, *lines = text.splitlines()
     assert first.startswith("9 of 11 tensors have a counterpart") and first.endswith("; 8 images")
     rows = list(csv.DictReader(output.read_text().splitlines()))
     assert len(rows) == 9 and len(lines) == 3
@@ -170,15 +175,16 @@ def test_the_program_writes_all_and_prints_the_worst(files, images, tmp_path):
     for index, image in enumerate(images[:2]):
         data = tf.io.encode_png(image.astype("uint8")).numpy()
         (folder / f"{index}.PNG").write_bytes(data)
-    assert "; 2 images" in run(program, *arguments, "--images", folder, "--resize", SIZE).stdout
+    assert "; 2 images" in printed("--images", folder, "--resize", SIZE)
 
     (tmp_path / "empty").mkdir()
     np.savez(tmp_path / "other.npz", images=images[:, :4])
     np.savez(tmp_path / "unnamed.npz", images[0])
     for path, message in (
-        ("empty", "holds no images"),
+        ("empty", "No images in"),
         ("missing", "No images at"),
         ("other.npz", r"Expected images (count, 16, 16, 3). Received: (8, 4, 16, 3)"),
         ("unnamed.npz", "has no array `images`"),
     ):
-        assert message in error_of(program, *arguments, "--images", tmp_path / path)
+        with pytest.raises(SystemExit, match=f"tensor_report.py: .*{re.escape(message)}"):
+            printed("--images", tmp_path / path)

@@ -191,16 +191,16 @@ def feature_maps(shape, count, seed):
     return (rng.normal(0, 1, (count, *shape)) + rng.normal(0, 0.3, (count, 1, 1, shape[2]))).astype("float32")
 
 
-@pytest.mark.parametrize("kind", ["int8", "int8_float_gate"])
 @pytest.mark.parametrize("shape", MAPS, ids=str)
-def test_int8_gates_follow_the_float_ones(shape, kind):
+def test_int8_gates_follow_the_float_ones(shape):
     model, attention = gate_model(shape, attention_forms.IntegerSafeAttention)
     sample = lambda: ([x[None]] for x in feature_maps(shape, 16, seed=0))  # noqa: E731
-    flatbuffer = conversion.convert_network(model, kind, sample)
+    flatbuffer = conversion.convert_network(model, "int8", sample)
     x = feature_maps(shape, 8, seed=1)
     expected = attention.gate(tf.constant(x)).numpy()
     assert expected.std() > 0.1
-    assert np.corrcoef(answers(flatbuffer, x).ravel(), expected.ravel())[0, 1] > 0.99
+    for file in (flatbuffer, float_gates.with_float_gates(flatbuffer)):
+        assert np.corrcoef(answers(file, x).ravel(), expected.ravel())[0, 1] > 0.99
 
 
 def test_the_plain_form_of_na_is_refused_for_integers():

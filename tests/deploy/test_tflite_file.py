@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 import tensorflow as tf
-from programs import error_of, run
+from programs import run
 from small_tflite import converted, representative
 
 import tflite_file
@@ -129,17 +129,21 @@ def test_a_file_cut_short_is_an_error_and_never_a_crash(float32):
 def test_the_program_prints_what_an_engineer_asks(int8, tmp_path):
     path = tmp_path / "model.tflite"
     path.write_bytes(int8)
-    printed = run("export/tflite_file.py", path).stdout
+    result = run("export/tflite_file.py", path)
+    assert result.stderr == "", result.stderr  # nothing of TensorFlow's start-up
+    printed = result.stdout
     assert "uint8 [1, 16, 16, 3], scale [" in printed
     assert "outside TFLite's builtin set: none" in printed
     assert "on floating-point tensors: DEQUANTIZE, NEG, QUANTIZE" in printed
     path.write_bytes(b"hello")
-    assert "Expected a TFLite file" in error_of("export/tflite_file.py", path)
-    assert "No such file" in error_of("export/tflite_file.py", tmp_path / "missing.tflite")
+    with pytest.raises(SystemExit, match="tflite_file.py: .*model.tflite: Expected a TFLite file"):
+        tflite_file.main([str(path)])
+    with pytest.raises(SystemExit, match="tflite_file.py: .*No such file"):
+        tflite_file.main([str(tmp_path / "missing.tflite")])
 
 
 def test_a_missing_package_is_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(tflite_file.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(SystemExit, match=r"tflite_file.py: ai-edge-litert is not installed. Run: pip install -e"):
         tflite_file.main([str(tmp_path / "any.tflite")])
 

@@ -1,6 +1,8 @@
 """benchmark.py: statistics by a clock that the test sets, the table by the seconds behind it; no actual speed."""
 
 import csv
+import dataclasses
+import importlib.util
 import types
 
 import keras
@@ -12,7 +14,7 @@ from small_tflite import converted
 
 import benchmark
 import na_keras.models
-from latency import interleaved, networks, report
+from latency import artifacts, interleaved, networks, report, runtimes
 from latency.report import Row
 from na_keras.layers import NormalizationAttention, get_attention
 
@@ -159,10 +161,10 @@ def test_the_table_follows_from_the_seconds(tiny_network, tmp_path, monkeypatch,
     assert sizes["savedmodel", "na"] > (folder / "saved_model.pb").stat().st_size / 1e6
 
     # The next run takes the files from there; one of other code does not.
-    monkeypatch.setattr(networks, "write_artifact", None)
+    monkeypatch.setitem(runtimes.RUNTIMES, "float32", dataclasses.replace(runtimes.TFLITE, write=42))
     again = [*arguments[:-6], "--kinds", "float32", "--workdir", str(workdir), "--attention", "none"]
     assert len(benchmark.main(again)) == 1
-    monkeypatch.setattr(networks, "fingerprint", lambda: "other")
+    monkeypatch.setattr(artifacts, "fingerprint", lambda: "other")
     with pytest.raises(TypeError):
         benchmark.main(again)
 
@@ -191,12 +193,17 @@ def test_programs_compute_what_the_network_does(tmp_path):
     network = tiny((32, 32, 3), "na")
     images = networks.synthetic_images(2, 32)
     expected = network.predict(images, verbose=0)
-    np.testing.assert_allclose(networks.keras_program(network, 2, 32)(), expected, atol=1e-6)
-    for kind in ("savedmodel", "float32"):
-        networks.write_artifact(network, kind, 32, tmp_path / kind)
-    outputs = networks.savedmodel_program(tmp_path / "savedmodel", 2, 32)()
+    answers = {}
+    for kind in ("keras", "savedmodel", "float32"):
+        runtime = runtimes.RUNTIMES[kind]
+        if runtime.write:
+            runtime.write(network, kind, 32, tmp_path / kind)
+        answers[kind] = runtime.program(tmp_path / kind if runtime.write else network, 2, 32, 1)()
+    (output,) = answers["keras"]
+    np.testing.assert_allclose(output, expected, atol=1e-6)
+    outputs = answers["savedmodel"]
     assert any(output.shape == (2, 10) and np.allclose(output, expected, atol=1e-5) for output in outputs)
-    (output,) = networks.tflite_program(tmp_path / "float32", 1)()
+    (output,) = answers["float32"]
     first = network.predict(networks.synthetic_images(1, 32), verbose=0)
     np.testing.assert_allclose(output, first, atol=1e-5)
 
@@ -227,23 +234,25 @@ def test_a_network_that_does_not_run_has_a_reason_instead_of_numbers(capsys):
         raise RuntimeError("failed to create XNNPACK\nruntime")
 
     works = lambda: lambda: None  # noqa: E731
-    sizes = {name: lambda: 2.5 for name in ("none", "se", "na")}
+    candidate = lambda name, program: benchmark.Candidate(name, program, lambda: 2.5)  # noqa: E731
+    none, se, na = candidate("none", works), candidate("se", refused), candidate("na", works)
     group = ("resnet50", "int8", 1)
-    rows = benchmark.measure_group(group, {"none": works, "se": refused, "na": works}, sizes, 2)
+    rows = benchmark.measure_group(group, [none, se, na], 2)
     assert [row.failure for row in rows] == ["", "failed to create XNNPACK runtime", ""]
     assert rows[1].ratio is None and rows[2].ratio > 0 and rows[2].megabytes == 2.5
     assert "se does not run: failed to create XNNPACK runtime" in capsys.readouterr().out
     assert "did not run: failed to create XNNPACK runtime" in report.text_table(rows, 224)
-    rows = benchmark.measure_group(group, {"none": refused, "na": works}, sizes, 2)
+    rows = benchmark.measure_group(group, [candidate("none", refused), na], 2)
     assert [row.ratio for row in rows] == [None, None] and "compared with does not run" in rows[1].failure
 
 
 def test_what_was_measured_before_an_interruption_is_reported(monkeypatch, tmp_path, capsys):
-    def rows(arguments, folder):
-        yield row("none", 1.0)
+    def groups(arguments, folder):
+        yield ("resnet50", "savedmodel", 8), []
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(benchmark, "library_rows", rows)
+    monkeypatch.setattr(benchmark, "library_groups", groups)
+    monkeypatch.setattr(benchmark, "measure_group", lambda *arguments: [row("none", 1.0)])
     table = tmp_path / "latency.csv"
     with pytest.raises(KeyboardInterrupt):
         benchmark.main(["--table", str(table), "--kinds", "keras"])
@@ -274,6 +283,7 @@ def test_bad_arguments_are_refused_before_any_work(tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     with pytest.raises(SystemExit, match="SavedModel"):
         benchmark.main(["--saved-model", f"mine={tmp_path / 'empty'}"])
-    monkeypatch.setattr(benchmark.importlib.util, "find_spec", lambda name: None)
+    genuine = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else genuine(name))
     with pytest.raises(SystemExit, match=r"matplotlib is not installed. Run: pip install -e '.\[train\]'"):
         benchmark.main(["--output", str(tmp_path / "x.png"), "--kinds", "keras"])

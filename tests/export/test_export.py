@@ -1,6 +1,7 @@
 """export_model.py and verify.py: what is published, and what is never published."""
 
 import hashlib
+import importlib.util
 import json
 import pathlib
 import shutil
@@ -15,24 +16,10 @@ from small_run import LABELS, make_run, picture, refuse, small_network
 import export_model
 import verify
 from consumers import wire_format
-from na_keras import MobileNetV2, NAMobileNetV2
+from na_keras import MobileNetV2, NAMobileNetV2, deploy
 from na_keras.data import preprocessing
-from na_keras.deploy import rewrite, saved_model
-from na_keras.deploy.tflite import conversion
+from na_keras.deploy import TFLITE_KINDS, rewrite
 from versions import warmup
-
-
-@pytest.fixture(scope="module")
-def model_file(tmp_path_factory):
-    return make_run(tmp_path_factory.mktemp("run") / "run")
-
-
-@pytest.fixture(scope="module")
-def exported(model_file, tmp_path_factory):
-    """The base folder of an export with one version."""
-    output = tmp_path_factory.mktemp("export") / "model"
-    export_model.main(["--model", str(model_file), "--output", str(output), "--top", "3"])
-    return output
 
 
 def test_a_version_holds_everything_and_its_manifest_is_true(exported, model_file):
@@ -81,7 +68,7 @@ def test_variables_are_written_once_and_nothing_is_compiled(exported, model_file
     assert b"_XlaMustCompile" not in (version / "saved_model.pb").read_bytes()
 
 
-def test_an_export_with_uint8_images_and_several_warmup_requests(model_file, tmp_path):
+def test_an_export_with_uint8_images_and_several_warmup_requests(model_file, tmp_path, c_api_alone):
     arguments = ["--model", model_file, "--output", tmp_path, "--image-dtype", "uint8", "--warmup-batches", 1, 3]
     export_model.main([str(argument) for argument in arguments])
     images = picture((48, 48)).numpy()[None]
@@ -97,11 +84,6 @@ def test_an_export_with_uint8_images_and_several_warmup_requests(model_file, tmp
     ]
     shapes = [inputs["images"].shape for name, inputs in warmup.read_requests(tmp_path / "1") if "images" in inputs]
     assert shapes == [(1, 48, 48, 3), (3, 48, 48, 3)]
-
-
-def test_a_classifier_takes_known_dtypes_only(model_file):
-    with pytest.raises(ValueError, match=r"one of \('float32', 'uint8'\). Received: int8"):
-        saved_model.Classifier(keras.saving.load_model(model_file), LABELS, 56, 48, 5, "int8")
 
 
 def test_warmup_requests_are_what_a_server_reads_and_their_replay_is_a_direct_call(exported):
@@ -184,14 +166,14 @@ def test_tflite_file_takes_one_raw_image_and_uses_builtins_only(exported, model_
 
 
 def test_every_kind_of_tflite_file_with_labels_and_a_report_of_its_tensors(model_file, tmp_path, capsys):
-    arguments = ["--model", model_file, "--output", tmp_path, "--sample-count", 40, "--tflite", *export_model.KINDS]
+    arguments = ["--model", model_file, "--output", tmp_path, "--sample-count", 40, "--tflite", *TFLITE_KINDS]
     export_model.main([str(argument) for argument in arguments])
     folder = tmp_path / "1" / "tflite"
     manifest = json.loads((tmp_path / "1" / "manifest.json").read_text())
     quantized = {"int8", "int8_float_gate", "int16x8"}
-    names = {f"model_{kind}.tflite" for kind in export_model.KINDS}
+    names = {f"model_{kind}.tflite" for kind in TFLITE_KINDS}
     assert {path.name for path in folder.iterdir()} == names | {f"model_{kind}.tensors.csv" for kind in quantized}
-    for kind in export_model.KINDS:
+    for kind in TFLITE_KINDS:
         path, described = folder / f"model_{kind}.tflite", manifest["tflite"][f"model_{kind}.tflite"]
         assert described["bytes"] == path.stat().st_size
         assert ("gates" in described) == (kind in quantized)
@@ -221,13 +203,15 @@ def test_kinds_of_files_that_cannot_be_written_are_refused_before_any_work(model
     assert not out.exists()
 
 
-def test_the_next_export_is_the_next_version(exported, model_file):
+def test_the_next_export_is_the_next_version(exported, model_file, tmp_path, c_api_alone, capsys):
+    exported = shutil.copytree(exported, tmp_path / "model")
     before = {path: path.read_bytes() for path in (exported / "1").rglob("*") if path.is_file()}
     (exported / "incoming-abc").mkdir()  # what a killed export leaves
     (exported / ".DS_Store").touch()  # what a file browser leaves
-    other = exported.parent / "other.txt"
+    other = tmp_path / "other.txt"
     other.write_text("\n".join(f"Größe {index}" for index in range(7)), "utf-8")
     export_model.main(["--model", str(model_file), "--output", str(exported), "--resize", "48", "--labels", str(other)])
+    assert f"{exported / 'incoming-abc'} is being written by another export, or was left" in capsys.readouterr().out
     assert (exported / "2" / "labels.txt").read_text("utf-8").splitlines()[6] == "Größe 6"
     assert sorted(path.name for path in exported.iterdir()) == [".DS_Store", "1", "2", "incoming-abc"]
     assert json.loads((exported / "2" / "manifest.json").read_text())["preprocessing"]["resize"] == 48
@@ -236,15 +220,14 @@ def test_the_next_export_is_the_next_version(exported, model_file):
     assert (exported / "2").stat().st_mode & 0o055 == 0o055
 
 
-def test_artifacts_that_disagree_with_keras_are_not_published(model_file, tmp_path, monkeypatch):
-    def write_another_network(classifier, path):
-        weights = classifier.model.get_weights()
-        classifier.model.set_weights([*weights[:-1], weights[-1] + np.eye(len(LABELS))[0]])
-        genuine(classifier, path)
-        classifier.model.set_weights(weights)
+def test_artifacts_that_disagree_with_keras_are_not_published(model_file, tmp_path, monkeypatch, c_api_alone):
+    def write_another_network(network, *arguments, **options):
+        weights = network.get_weights()
+        network.set_weights([*weights[:-1], weights[-1] + np.eye(len(LABELS))[0]])
+        genuine(network, *arguments, **options)
 
-    genuine = saved_model.write_savedmodel
-    monkeypatch.setattr(saved_model, "write_savedmodel", write_another_network)
+    genuine = deploy.write_saved_model
+    monkeypatch.setattr(deploy, "write_saved_model", write_another_network)
     with pytest.raises(SystemExit, match="failed verification"):
         export_model.main(["--model", str(model_file), "--output", str(tmp_path / "out")])
     assert list((tmp_path / "out").iterdir()) == []
@@ -252,17 +235,17 @@ def test_artifacts_that_disagree_with_keras_are_not_published(model_file, tmp_pa
 
 def test_an_export_that_fails_leaves_no_version(model_file, tmp_path, monkeypatch):
 
-    def out_of_space(*arguments):
+    def out_of_space(*arguments, **options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(conversion, "convert", out_of_space)
+    monkeypatch.setattr(deploy, "convert_tflite", out_of_space)
     with pytest.raises(SystemExit, match="nothing was published; writing below .*out failed: .* No space left"):
         export_model.main(["--model", str(model_file), "--output", str(tmp_path / "out")])
     assert list((tmp_path / "out").iterdir()) == []
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
-def test_a_network_trained_in_mixed_precision_ships_in_float32(tmp_path, policy):
+def test_a_network_trained_in_mixed_precision_ships_in_float32(tmp_path, policy, c_api_alone):
     path = make_run(tmp_path / "run", policy=policy)
     trained = keras.saving.load_model(path)
     copy = rewrite.float32_copy(trained)
@@ -274,12 +257,12 @@ def test_a_network_trained_in_mixed_precision_ships_in_float32(tmp_path, policy)
         assert (tmp_path / "out" / "1" / "saved_model.pb").exists()
 
 
-def test_na_mobilenetv2_exports_at_224(tmp_path):
+def test_na_mobilenetv2_exports(tmp_path, c_api_alone):
     build = lambda size: NAMobileNetV2((size, size, 3), 0.35, classes=len(LABELS))  # noqa: E731
-    path = make_run(tmp_path / "run", size=224, resize=256, build=build)
+    path = make_run(tmp_path / "run", size=96, resize=112, build=build)
     export_model.main(["--model", str(path), "--output", str(tmp_path / "out")])
     manifest = json.loads((tmp_path / "out" / "1" / "manifest.json").read_text())
-    assert manifest["preprocessing"] == {"resize": 256, "size": 224, "pixels": "RGB 0..255"}
+    assert manifest["preprocessing"] == {"resize": 112, "size": 96, "pixels": "RGB 0..255"}
 
 
 class Unregistered(keras.layers.Layer):
@@ -335,7 +318,9 @@ def test_sizes_come_from_the_flag_the_run_or_the_network():
 
 
 def test_a_missing_package_is_named_before_any_work(monkeypatch, tmp_path):
-    monkeypatch.setattr(export_model.importlib.util, "find_spec", lambda name: None)
+    genuine = importlib.util.find_spec
+    missing = lambda name: None if name == "ai_edge_litert" else genuine(name)  # noqa: E731
+    monkeypatch.setattr(importlib.util, "find_spec", missing)
     assert "pip install -e '.[export]'" in refuse(tmp_path / "any.keras", tmp_path / "out")
 
 

@@ -8,21 +8,16 @@ import time
 
 import pytest
 from programs import ROOT
-from small_run import make_run, refuse
+from small_run import refuse
 
 import export_model
-from versions import publish
+from versions import publish, warmup
 
 LIMITED = (
     "import resource, runpy, sys; limit = int(sys.argv.pop(1)); sys.argv[0] = 'export_model.py'\n"
     "resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)); sys.path.insert(0, 'export')\n"
     "runpy.run_path('export/export_model.py', run_name='__main__')"
 )
-
-
-@pytest.fixture(scope="module")
-def model_file(tmp_path_factory):
-    return make_run(tmp_path_factory.mktemp("run") / "run")
 
 
 def start(*arguments):
@@ -42,44 +37,56 @@ def existing_version(folder):
     return lambda: (folder / "4" / "manifest.json").read_text() == "{}"
 
 
-def test_exports_stopped_in_the_middle_leave_nothing_to_a_server(model_file, tmp_path, capsys):
-    signals = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGINT: 130}
-    folders = {number: tmp_path / number.name for number in signals}
-    untouched = {number: existing_version(folder) for number, folder in folders.items()}
-    running = {
-        number: start("export/export_model.py", "--model", model_file, "--output", folder)
-        for number, folder in folders.items()
-    }
-    for number, process in running.items():
-        while not list(folders[number].glob("incoming-*/tflite")):  # the SavedModel is complete, and nothing is checked
-            assert process.poll() is None, process.communicate()[1]
-            time.sleep(0.01)
-        process.send_signal(number)
-    for number, process in running.items():
-        _, error = process.communicate(timeout=120)
-        assert process.returncode == signals[number], error
-        assert "Traceback" not in error.split("Stopped by")[-1]
-        assert untouched[number]()
-        left = [name for name in entries(folders[number]) if name != "4"]
-        assert all(name.startswith("incoming-") for name in left)
-        # Only a process that had no time to clean up leaves something, and no server takes it for a version.
-        assert len(left) == (number == signal.SIGKILL)
-    killed = folders[signal.SIGKILL]
-    export_model.main(["--model", str(model_file), "--output", str(killed)])
-    (left,) = killed.glob("incoming-*")
-    assert f"{left} is being written by another export, or was left by one that was killed" in capsys.readouterr().out
-    assert entries(killed) == ["4", "5", left.name]
+def test_an_export_stopped_in_the_middle_leaves_nothing_to_a_server(model_file, tmp_path):
+    untouched = existing_version(tmp_path)
+    process = start("export/export_model.py", "--model", model_file, "--output", tmp_path)
+    while not (left := list(tmp_path.glob("incoming-*/tflite"))):  # the SavedModel is complete, and nothing is checked
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
+    # What a process that is killed now would leave; no server takes it for a version.
+    assert entries(tmp_path) == ["4", left[0].parent.name] and not left[0].parent.name.isdecimal()
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 143, error
+    assert error.count("Stopped by SIGTERM.") == 1 and "Traceback" not in error.split("Stopped by")[-1]
+    assert entries(tmp_path) == ["4"] and untouched()
 
 
-def test_a_signal_that_a_destructor_swallows_is_not_lost(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(publish, "received", [])
-    with publish.incoming_version(tmp_path) as folder, pytest.raises(SystemExit):
+@pytest.fixture
+def stop_request():
+    """A StopRequest that listens, while a test lasts."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    request = publish.StopRequest()
+    request.listen()
+    yield request
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def test_ctrl_c_stops_an_export_with_its_own_status(stop_request, model_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(warmup, "write_requests", lambda *arguments: signal.raise_signal(signal.SIGINT))
+    untouched = existing_version(tmp_path)
+    with pytest.raises(SystemExit) as error:
+        export_model.main(["--model", str(model_file), "--output", str(tmp_path)], stop_request)
+    assert error.value.code == 130 and "Stopped by SIGINT." in capsys.readouterr().err
+    assert entries(tmp_path) == ["4"] and untouched()
+
+
+def test_a_signal_that_a_destructor_swallows_is_not_lost(stop_request, model_file, tmp_path, monkeypatch, capsys):
+    genuine = warmup.write_requests
+
+    def swallow(*arguments):
+        genuine(*arguments)
         try:
-            publish.stop(signal.SIGTERM, None)
-        except SystemExit:
+            signal.raise_signal(signal.SIGTERM)
+        except publish.Stopped:
             pass  # as Python does in a destructor
-        publish.release(folder)
-    assert entries(tmp_path) == [] and "Stopped by SIGTERM" in capsys.readouterr().err
+
+    monkeypatch.setattr(warmup, "write_requests", swallow)
+    with pytest.raises(SystemExit) as error:
+        export_model.main(["--model", str(model_file), "--output", str(tmp_path)], stop_request)
+    assert error.value.code == 143 and "Stopped by SIGTERM." in capsys.readouterr().err
+    assert entries(tmp_path) == []
 
 
 @pytest.mark.parametrize("limit", [250_000])  # bytes: the SavedModel fits, the warm-up requests do not

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -17,9 +18,7 @@ import urllib.request
 import pytest
 import stand_in_server
 from programs import ROOT
-from small_run import make_run
 
-import export_model
 import serving_client
 from consumers import model_server
 
@@ -61,11 +60,10 @@ def parse(text):
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory):
+def checkout(exported, tmp_path_factory):
     """A folder with exported/demo, as the page's commands have it."""
     folder = tmp_path_factory.mktemp("recipe")
-    path = make_run(folder / "run")
-    export_model.main(["--model", str(path), "--output", str(folder / "exported" / "demo")])
+    shutil.copytree(exported, folder / "exported" / "demo")
     return folder
 
 
@@ -108,7 +106,7 @@ def test_batching_sizes_are_what_the_server_requires():
     assert min(values.values()) >= 1
 
 
-def test_the_commands_of_the_page_work_on_an_export(exported, tmp_path, monkeypatch):
+def test_the_commands_of_the_page_work_on_an_export(checkout, tmp_path, monkeypatch):
     """Literally, but for the ports, which may be taken on this machine."""
     monkeypatch.setenv("PATH", str(stand_in_server.install(tmp_path / "bin").parent), prepend=os.pathsep)
     grpc_port, rest_port = model_server.free_ports(2)
@@ -117,7 +115,7 @@ def test_the_commands_of_the_page_work_on_an_export(exported, tmp_path, monkeypa
         words = command_of(name)
         words = [word.replace("8500", str(grpc_port)).replace("8501", str(rest_port)) for word in words]
         assert [word for word in command_of(name) if re.search("850[01]", word)] != []
-        return [word.replace("$PWD", str(exported)) for word in words]
+        return [word.replace("$PWD", str(checkout)) for word in words]
 
     server = subprocess.Popen(with_ports("serve"))
     try:
@@ -145,7 +143,7 @@ def test_the_commands_of_the_page_work_on_an_export(exported, tmp_path, monkeypa
 def test_the_pages_and_the_client_name_the_signatures_of_the_export(exported):
     from consumers.c_api import SavedModel, load_library
 
-    with SavedModel(load_library(), exported / "exported" / "demo" / "1") as model:
+    with SavedModel(load_library(), exported / "1") as model:
         signatures = model.signatures
     inputs, outputs = signatures[serving_client.SIGNATURE]
     assert set(inputs) == {serving_client.INPUT} and set(outputs) >= set(serving_client.OUTPUTS)

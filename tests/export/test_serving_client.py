@@ -12,23 +12,14 @@ import time
 
 import pytest
 import tensorflow as tf
-from small_run import LABELS, make_run, picture
+from small_run import LABELS, picture
 from stand_in_server import BadRequest, rest_handler, start_grpc
 
-import export_model
 import serving_client
 
 needs_protos = pytest.mark.skipif(
     importlib.util.find_spec("tensorflow_serving") is None, reason="tensorflow-serving-api is not installed"
 )
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("served")
-    path = make_run(folder / "run")
-    export_model.main(["--model", str(path), "--output", str(folder / "model")])
-    return folder / "model"
 
 
 @pytest.fixture(scope="module")
