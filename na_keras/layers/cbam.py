@@ -11,11 +11,58 @@ two maps; that batch norm's scale starts at 0, so that every position first gets
 norm's statistics move by .01 a step; ours move by .1, as all batch norms here.
 """
 
+from functools import partial
+
 import keras
 from keras import ops
 
-from na_keras.layers.feature_map import FeatureMapLayer, check_positive_integer, check_reduction, kaiming_normal
-from na_keras.layers.squeeze_excite import bottleneck_layers
+from na_keras.layers.feature_map import (
+    FeatureMapLayer,
+    axes,
+    check_positive_integer,
+    check_reduction,
+    convolve,
+    for_all_positions,
+    for_statistics,
+    from_channels_last,
+    in_dtype_of,
+)
+from na_keras.layers.initializers import KAIMING_NORMAL
+from na_keras.layers.squeeze_excite import bottleneck_layers, excitation
+
+
+def channel_gate(x, squeeze, excite, data_format):
+    """Equation 2: (b, 1, 1, c) or (b, c, 1, 1), values in (0, 1), from x in float32. Weights as in `cbam`."""
+    _, positions = axes(data_format)
+    mean = excitation(ops.mean(x, axis=positions), squeeze, excite)
+    maximum = excitation(ops.max(x, axis=positions), squeeze, excite)
+    return for_all_positions(ops.sigmoid(mean + maximum), data_format)
+
+
+def spatial_gate(x, kernel, norm, data_format):
+    """Equation 3: (b, h, w, 1) or (b, 1, h, w), values in (0, 1), from x in float32. Weights as in `cbam`."""
+    channels, _ = axes(data_format)
+    maps = ops.stack([ops.max(x, axis=channels), ops.mean(x, axis=channels)], axis=-1)
+    return from_channels_last(ops.sigmoid(norm(convolve(maps, kernel, padding="same"))), data_format)
+
+
+def cbam(x, squeeze, excite, kernel, norm, data_format="channels_last"):
+    """CBAM as a function: x times the channel gate, and that times the spatial gate of it.
+
+    Args:
+        x: floating tensor (b, h, w, c), or (b, c, h, w) with `data_format="channels_first"`; h and w may be unknown.
+        squeeze: the MLP's first (kernel (c, c // r), bias (c // r,)), or a callable (b, c) -> (b, c // r).
+        excite: its second (kernel (c // r, c), bias (c,)), or a callable (b, c // r) -> (b, c).
+        kernel: of the spatial convolution, (k, k, 2, 1), or a callable (b, h, w, 2) -> (b, h, w, 1).
+        norm: batch norm after it, a callable that keeps the shape (b, h, w, 1).
+        data_format: `"channels_last"` or `"channels_first"`.
+
+    Returns:
+        Tensor in the shape and dtype of x. Both gates are computed in float32.
+    """
+    refined = for_statistics(x)
+    refined = refined * channel_gate(refined, squeeze, excite, data_format)
+    return in_dtype_of(x, refined * spatial_gate(refined, kernel, norm, data_format))
 
 
 @keras.saving.register_keras_serializable(package="na_keras")
@@ -72,7 +119,7 @@ class CBAM(FeatureMapLayer):
             padding="same",
             data_format="channels_last",
             use_bias=False,
-            kernel_initializer=kaiming_normal(),
+            kernel_initializer=KAIMING_NORMAL,
             dtype=dtype,
             name="spatial_conv",
         )
@@ -87,23 +134,10 @@ class CBAM(FeatureMapLayer):
         self.spatial_conv.build((None, None, None, 2))
         self.spatial_bn.build((None, None, None, 1))
 
-    def channel_gate(self, x):
-        """(b, 1, 1, c) or (b, c, 1, 1) from x in float32."""
-        mean = self.excite(self.squeeze(ops.mean(x, axis=self.position_axes)))
-        maximum = self.excite(self.squeeze(ops.max(x, axis=self.position_axes)))
-        return ops.expand_dims(ops.sigmoid(mean + maximum), self.position_axes)
-
-    def spatial_gate(self, x, training=None):
-        """(b, h, w, 1) or (b, 1, h, w) from x in float32."""
-        maximum, mean = ops.max(x, axis=self.channel_axis), ops.mean(x, axis=self.channel_axis)
-        gate = ops.sigmoid(self.spatial_bn(self.spatial_conv(ops.stack([maximum, mean], axis=-1)), training=training))
-        return self.from_channels_last(gate)
-
     def call(self, x, training=None):
         """Returns x times both gates, in the shape and dtype of x."""
-        refined = self.for_statistics(x)
-        refined = refined * self.channel_gate(refined)
-        return ops.cast(refined * self.spatial_gate(refined, training), x.dtype)
+        norm = partial(self.spatial_bn, training=training)
+        return cbam(x, self.squeeze, self.excite, self.spatial_conv, norm, self.data_format)
 
     def get_config(self):
         """All constructor arguments as plain values."""

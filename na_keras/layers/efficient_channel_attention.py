@@ -14,13 +14,44 @@ import math
 import keras
 from keras import ops
 
-from na_keras.layers.feature_map import FeatureMapLayer, check_positive_integer, torch_linear
+from na_keras.layers.feature_map import (
+    FeatureMapLayer,
+    check_positive_integer,
+    for_all_positions,
+    in_dtype_of,
+    mean_of_positions,
+)
+from na_keras.layers.initializers import torch_linear
 
 
 def adaptive_kernel_size(channels):
     """Equation 12: the kernel size for a number of channels."""
     size = int(math.log2(channels) / 2 + 1 / 2)
     return size if size % 2 else size + 1
+
+
+def efficient_channel_attention_gate(x, kernel, data_format="channels_last"):
+    """The gate of the ECA module, equation 9.
+
+    Args:
+        x: floating tensor (b, h, w, c), or (b, c, h, w) with `data_format="channels_first"`; h and w may be unknown.
+        kernel: tensor (k, 1, 1), with k odd and at most c.
+        data_format: `"channels_last"` or `"channels_first"`.
+
+    Returns:
+        Tensor (b, 1, 1, c) or (b, c, 1, 1), float32 (float64 for float64 x on TensorFlow), values in (0, 1).
+    """
+    mean = ops.expand_dims(mean_of_positions(x, data_format), 2)  # (b, c, 1): the channels are the positions
+    scores = ops.conv(mean, ops.cast(kernel, mean.dtype), padding="same", data_format="channels_last")
+    return for_all_positions(ops.sigmoid(ops.squeeze(scores, 2)), data_format)
+
+
+def efficient_channel_attention(x, kernel, data_format="channels_last"):
+    """The ECA module as a function: x times its gate, in the shape and dtype of x.
+
+    Arguments as in `efficient_channel_attention_gate`.
+    """
+    return x * in_dtype_of(x, efficient_channel_attention_gate(x, kernel, data_format))
 
 
 @keras.saving.register_keras_serializable(package="na_keras")
@@ -72,10 +103,7 @@ class EfficientChannelAttention(FeatureMapLayer):
 
     def call(self, x):
         """Returns x times its gate, in the shape and dtype of x."""
-        mean = ops.mean(self.for_statistics(x), axis=self.position_axes)  # (b, c)
-        kernel = self.for_statistics(self.kernel)
-        scores = ops.conv(ops.expand_dims(mean, 2), kernel, padding="same", data_format="channels_last")
-        return x * self.for_all_positions(ops.sigmoid(ops.squeeze(scores, 2)))
+        return efficient_channel_attention(x, self.kernel, self.data_format)
 
     def get_config(self):
         """All constructor arguments as plain values."""

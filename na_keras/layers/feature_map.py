@@ -1,17 +1,83 @@
-"""What the attention layers share: a batch of feature maps comes in, its axes are known, arithmetic is in float32.
+"""What the attention layers share: feature maps and their axes, float32 statistics, weights, checks of arguments.
 
-Statistics, softmax and gates are computed in `statistics_dtype`, float32 at least, whatever the mixed-precision
-policy; what leaves a layer is in its compute dtype.
+Every module is a pure function of a feature map and of its weights, in keras.ops only, and a layer that holds the
+weights and calls it. The functions work without a Keras layer around them (in a layer of tf_keras, say). Their weights
+come in two forms:
+
+    fully connected    (kernel (inputs, outputs), bias (outputs,) or None), or a callable that does the same
+    convolution        kernel (k, k, inputs of a group, outputs), or a callable that does the same
+    batch norm         a callable, because it updates its statistics in training; that mode is bound already
+
+The layers here pass their sublayers as callables, which keeps what Keras made of these: their dtype, int8 weights after
+`quantize`.
+
+Statistics, softmax and gates are computed in float32 at least, whatever the mixed-precision policy; what leaves a
+function is in the dtype of the features that it got.
 """
 
 import numbers
 
 import keras
-from keras import initializers, ops
+from keras import ops
 
 # The variance of equal values is 0, where the derivative of the square root is infinite and XLA turns
 # inf * 0 into NaN. Clipping far below epsilon**2 keeps the gradient finite and the value unchanged.
 SMALLEST_VARIANCE = 1e-24
+
+
+def axes(data_format):
+    """The axis of the channels, and those of height and width."""
+    return (3, (1, 2)) if data_format == "channels_last" else (1, (2, 3))
+
+
+def to_channels_last(x, data_format):
+    """x as (b, h, w, c). Convolutions run in this order: it is the only one that every device has them in."""
+    return x if data_format == "channels_last" else ops.moveaxis(x, 1, 3)
+
+
+def from_channels_last(x, data_format):
+    """The inverse of `to_channels_last`."""
+    return x if data_format == "channels_last" else ops.moveaxis(x, 3, 1)
+
+
+def for_statistics(x):
+    """x in float32, or in float64 if it is."""
+    return ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
+
+
+def in_dtype_of(x, values):
+    """`values` in the dtype of the features x, and floating if x holds integers: a gate must not become 0."""
+    return ops.cast(values, keras.backend.result_type(x.dtype, float))
+
+
+def mean_of_positions(x, data_format):
+    """(b, c) in float32."""
+    return ops.mean(for_statistics(x), axis=axes(data_format)[1])
+
+
+def for_all_positions(values, data_format):
+    """(b, c) -> (b, 1, 1, c) or (b, c, 1, 1)."""
+    return ops.expand_dims(values, axes(data_format)[1])
+
+
+def linear(x, weights):
+    """Fully connected: x (..., inputs) -> (..., outputs). `weights` is (kernel, bias or None), or a callable."""
+    if callable(weights):
+        return weights(x)
+    kernel, bias = weights
+    x = ops.matmul(x, ops.cast(kernel, x.dtype))
+    return x if bias is None else x + ops.cast(bias, x.dtype)
+
+
+def convolve(x, kernel, strides=1, padding="valid", dilation_rate=1):
+    """Convolution without bias: x (b, h, w, c) -> (b, h', w', outputs). A callable as `kernel` does all of it.
+
+    With a kernel (k, k, inputs of a group, outputs) there are as many groups as its inputs fit into the channels.
+    """
+    if callable(kernel):
+        return kernel(x)
+    kernel = ops.cast(kernel, x.dtype)
+    return ops.conv(x, kernel, strides, padding, data_format="channels_last", dilation_rate=dilation_rate)
 
 
 def standard_deviation(variance):
@@ -36,16 +102,6 @@ def softmax(scores, axis):
 def flatten_positions(x):
     """(b, h, w, c) -> (b, h * w, c); height and width may be unknown."""
     return ops.reshape(x, (ops.shape(x)[0], -1, x.shape[3]))
-
-
-def kaiming_normal():
-    """torch.nn.init.kaiming_normal_(mode="fan_out"): what the reference code gives every convolution."""
-    return initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
-
-
-def torch_linear(features):
-    """torch.nn.Linear's default for weight and bias: uniform within 1 / sqrt(input features)."""
-    return initializers.RandomUniform(-(features**-0.5), features**-0.5)
 
 
 def check_positive_integer(name, value, reason):
@@ -124,33 +180,17 @@ class FeatureMapLayer(keras.layers.Layer):
     @property
     def channel_axis(self):
         """3 or 1."""
-        return 3 if self.data_format == "channels_last" else 1
+        return axes(self.data_format)[0]
 
     @property
     def position_axes(self):
         """The axes of height and width."""
-        return (1, 2) if self.data_format == "channels_last" else (2, 3)
+        return axes(self.data_format)[1]
 
     @property
     def statistics_dtype(self):
         """float32 under any mixed-precision policy, float64 under that of float64."""
         return keras.backend.result_type(self.compute_dtype, "float32")
-
-    def for_statistics(self, x):
-        """x in `statistics_dtype`."""
-        return ops.cast(x, self.statistics_dtype)
-
-    def for_all_positions(self, values):
-        """(b, c) -> (b, 1, 1, c) or (b, c, 1, 1), in the compute dtype."""
-        return ops.cast(ops.expand_dims(values, self.position_axes), self.compute_dtype)
-
-    def to_channels_last(self, x):
-        """x as (b, h, w, c). Convolutions run in this order: it is the only one that every device has them in."""
-        return x if self.channel_axis == 3 else ops.moveaxis(x, 1, 3)
-
-    def from_channels_last(self, x):
-        """The inverse of `to_channels_last`."""
-        return x if self.channel_axis == 3 else ops.moveaxis(x, 3, 1)
 
     def compute_output_shape(self, input_shape):
         """The input shape."""

@@ -14,10 +14,20 @@ extent 8, without ReLU between the convolutions. The paper's third form, with 1x
 parametrised gathering over the whole map are not here.
 """
 
-import keras
-from keras import initializers, ops
+from functools import partial
 
-from na_keras.layers.feature_map import FeatureMapLayer, check_positive_integer
+import keras
+from keras import ops
+
+from na_keras.layers.feature_map import (
+    FeatureMapLayer,
+    check_positive_integer,
+    for_statistics,
+    from_channels_last,
+    in_dtype_of,
+    to_channels_last,
+)
+from na_keras.layers.initializers import KAIMING_NORMAL_FAN_IN
 
 
 def neighbourhood_mean(x, extent):
@@ -33,6 +43,53 @@ def neighbourhood_mean(x, extent):
 def nearest(x, size, axis):
     """Repeats entries along `axis` to make `size`: entry i comes from floor(i * old size / size), as in PyTorch."""
     return ops.take(x, ops.arange(size, dtype="int32") * ops.shape(x)[axis] // size, axis=axis)
+
+
+def gather_by_convolutions(x, steps):
+    """Depthwise 3x3 convolutions of x (b, h, w, c) with stride 2, each padded on both sides alike and normalised."""
+    for kernel, norm in steps:
+        x = ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        if callable(kernel):
+            x = kernel(x)
+        else:
+            kernel = ops.cast(kernel, x.dtype)
+            x = ops.depthwise_conv(x, kernel, strides=2, padding="valid", data_format="channels_last")
+        x = norm(x)
+    return x
+
+
+def gather_excite_gate(x, extent=None, steps=()):
+    """The gate of the GE module.
+
+    Args:
+        x: floating tensor (b, h, w, c); h and w may be unknown.
+        extent: None, the mean over the whole map; or the stride between the neighbourhoods' centres.
+        steps: of the parametrised form, log2(extent) pairs (kernel, norm): the kernel (3, 3, c, 1) of a depthwise
+            convolution, or a callable that convolves the padded map with stride 2; and a callable batch norm.
+
+    Returns:
+        Tensor (b, h, w, c), or (b, 1, 1, c) without an extent, float32 (float64 for float64 x on TensorFlow), values
+        in (0, 1).
+    """
+    values = for_statistics(x)
+    if extent is None:
+        return ops.sigmoid(ops.mean(values, axis=(1, 2), keepdims=True))
+    gate = ops.sigmoid(gather_by_convolutions(values, steps) if steps else neighbourhood_mean(values, extent))
+    for axis in (1, 2):
+        gate = nearest(gate, ops.shape(x)[axis], axis)
+    return gate
+
+
+def gather_excite(x, extent=None, steps=(), data_format="channels_last"):
+    """The GE module as a function: x times its gate, in the shape and dtype of x.
+
+    Args:
+        x: floating tensor (b, h, w, c), or (b, c, h, w) with `data_format="channels_first"`; h and w may be unknown.
+        extent, steps: as in `gather_excite_gate`.
+        data_format: `"channels_last"` or `"channels_first"`.
+    """
+    last = to_channels_last(x, data_format)
+    return from_channels_last(last * in_dtype_of(x, gather_excite_gate(last, extent, steps)), data_format)
 
 
 @keras.saving.register_keras_serializable(package="na_keras")
@@ -104,8 +161,7 @@ class GatherExcite(FeatureMapLayer):
                 3,
                 strides=2,
                 use_bias=False,
-                # PyTorch counts 9 * channels as a depthwise kernel's fan-out; in Keras that number is its fan-in.
-                depthwise_initializer=initializers.VarianceScaling(2.0, "fan_in", "untruncated_normal"),
+                depthwise_initializer=KAIMING_NORMAL_FAN_IN,
                 data_format="channels_last",
                 dtype=self.statistics_dtype,
                 name=f"gather_{order}_depthwise",
@@ -121,24 +177,10 @@ class GatherExcite(FeatureMapLayer):
                 layer.build((None, None, None, channels))
             self.steps += [convolution, norm]
 
-    def gather(self, x, training=None):
-        """(b, h, w, c) -> the gathered features, fewer positions."""
-        if self.extent is None:
-            return ops.mean(x, axis=(1, 2), keepdims=True)
-        if not self.parametrized:
-            return neighbourhood_mean(x, self.extent)
-        for convolution, norm in zip(self.steps[::2], self.steps[1::2], strict=True):
-            x = norm(convolution(ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))), training=training)
-        return x
-
     def call(self, x, training=None):
         """Returns x times its gate, in the shape and dtype of x."""
-        last = self.to_channels_last(x)
-        gate = ops.sigmoid(self.gather(self.for_statistics(last), training))
-        if self.extent is not None:
-            for axis in (1, 2):
-                gate = nearest(gate, ops.shape(last)[axis], axis)
-        return self.from_channels_last(last * ops.cast(gate, x.dtype))
+        norms = [partial(norm, training=training) for norm in self.steps[1::2]]
+        return gather_excite(x, self.extent, list(zip(self.steps[::2], norms, strict=True)), self.data_format)
 
     def get_config(self):
         """All constructor arguments as plain values."""

@@ -17,7 +17,38 @@ from na_keras.layers.feature_map import (
     check_groups,
     check_positive_integer,
     check_positive_number,
+    for_all_positions,
+    in_dtype_of,
+    mean_of_positions,
 )
+
+
+def linear_context_transform_gate(x, gamma, beta, groups=64, epsilon=1e-5, data_format="channels_last"):
+    """The gate of the LCT block.
+
+    Args:
+        x: floating tensor (b, h, w, c), or (b, c, h, w) with `data_format="channels_first"`; h and w may be unknown.
+        gamma, beta: tensors of shape (c,).
+        groups, epsilon, data_format: as in `LinearContextTransform`.
+
+    Returns:
+        Tensor (b, 1, 1, c) or (b, c, 1, 1), float32 (float64 for float64 x on TensorFlow), values in (0, 1).
+    """
+    mean = mean_of_positions(x, data_format)  # (b, c)
+    grouped = ops.reshape(mean, (-1, groups, mean.shape[1] // groups))
+    deviation = grouped - ops.mean(grouped, axis=2, keepdims=True)
+    variance = ops.mean(ops.square(deviation), axis=2, keepdims=True)
+    normalized = ops.reshape(deviation / ops.sqrt(variance + epsilon), (-1, mean.shape[1]))
+    gamma, beta = ops.cast(gamma, mean.dtype), ops.cast(beta, mean.dtype)
+    return for_all_positions(ops.sigmoid(gamma * normalized + beta), data_format)
+
+
+def linear_context_transform(x, gamma, beta, groups=64, epsilon=1e-5, data_format="channels_last"):
+    """The LCT block as a function: x times its gate, in the shape and dtype of x.
+
+    Arguments as in `linear_context_transform_gate`.
+    """
+    return x * in_dtype_of(x, linear_context_transform_gate(x, gamma, beta, groups, epsilon, data_format))
 
 
 @keras.saving.register_keras_serializable(package="na_keras")
@@ -70,13 +101,7 @@ class LinearContextTransform(FeatureMapLayer):
 
     def call(self, x):
         """Returns x times its gate, in the shape and dtype of x."""
-        mean = ops.mean(self.for_statistics(x), axis=self.position_axes)  # (b, c)
-        grouped = ops.reshape(mean, (-1, self.groups, mean.shape[1] // self.groups))
-        deviation = grouped - ops.mean(grouped, axis=2, keepdims=True)
-        variance = ops.mean(ops.square(deviation), axis=2, keepdims=True)
-        normalized = ops.reshape(deviation / ops.sqrt(variance + self.epsilon), (-1, mean.shape[1]))
-        gamma, beta = self.for_statistics(self.gamma), self.for_statistics(self.beta)
-        return x * self.for_all_positions(ops.sigmoid(gamma * normalized + beta))
+        return linear_context_transform(x, self.gamma, self.beta, self.groups, self.epsilon, self.data_format)
 
     def get_config(self):
         """All constructor arguments as plain values."""

@@ -16,6 +16,9 @@ i, the key: that would sum nothing but the weights; the original's g of the key 
 whether the 1x1 convolutions have biases: ours do, W_z (whose batch norm shifts) does not.
 """
 
+import typing
+from functools import partial
+
 import keras
 from keras import ops
 
@@ -24,11 +27,84 @@ from na_keras.layers.feature_map import (
     check_positive_integer,
     check_reduction,
     flatten_positions,
-    kaiming_normal,
+    for_statistics,
+    from_channels_last,
+    in_dtype_of,
+    linear,
     softmax,
+    to_channels_last,
 )
+from na_keras.layers.initializers import KAIMING_NORMAL
 
 PAIRWISE = ("embedded_gaussian", "gaussian", "dot_product", "concatenation")
+
+
+class Weights(typing.NamedTuple):
+    """The weights of a non-local block with c channels and f features.
+
+    Each 1x1 convolution is (kernel (inputs, outputs), bias or None), or a callable (..., inputs) -> (..., outputs);
+    batch norm is a callable that keeps the shape (b, h, w, c).
+    """
+
+    value: typing.Any  # g: c -> f
+    project: typing.Any  # W_z: f -> c
+    norm: typing.Callable  # after W_z
+    query: typing.Any = None  # theta: c -> f; None with "gaussian"
+    key: typing.Any = None  # phi: c -> f; None with "gaussian"
+    pair_kernel: typing.Any = None  # w, for the query and for the key: (2, f); only with "concatenation"
+
+
+def positions_of(x, subsample=False):
+    """(b, h, w, f) -> (b, n, f), of the maxima of 2 x 2 positions if `subsample`."""
+    if subsample:
+        x = ops.max_pool(x, 2, 2, padding="same", data_format="channels_last")
+    return flatten_positions(x)
+
+
+def pair_weights(query, key, pairwise="embedded_gaussian", pair_kernel=None):
+    """f(x_i, x_j) / C(x) of all pairs.
+
+    Args:
+        query, key: theta and phi, or x itself for `"gaussian"`: (b, queries, f) and (b, keys, f).
+        pairwise: one of `PAIRWISE`.
+        pair_kernel: w of `"concatenation"`, (2, f).
+
+    Returns:
+        Tensor (b, queries, keys), float32 (float64 for float64 features).
+    """
+    query, key = for_statistics(query), for_statistics(key)
+    if pairwise == "concatenation":  # the scalar product with [theta; phi] is a sum of two
+        of_query, of_key = (
+            ops.sum(values * kernel, axis=2)
+            for values, kernel in zip((query, key), ops.unstack(ops.cast(pair_kernel, query.dtype)), strict=True)
+        )
+        scores = ops.relu(of_query[:, :, None] + of_key[:, None, :])
+    else:
+        scores = ops.matmul(query, ops.transpose(key, (0, 2, 1)))
+    if pairwise in ("gaussian", "embedded_gaussian"):
+        return softmax(scores, axis=2)
+    return scores / ops.cast(ops.shape(scores)[2], scores.dtype)
+
+
+def non_local(x, weights, pairwise="embedded_gaussian", subsample=False, data_format="channels_last"):
+    """The non-local block as a function: x plus what its positions tell each other.
+
+    Args:
+        x: floating tensor (b, h, w, c), or (b, c, h, w) with `data_format="channels_first"`; h and w may be unknown.
+        weights: a `Weights`.
+        pairwise, subsample, data_format: as in `NonLocal`.
+
+    Returns:
+        Tensor in the shape and dtype of x; the pairwise scores and their softmax are computed in float32.
+    """
+    last = to_channels_last(x, data_format)
+    query, key = (last, last) if pairwise == "gaussian" else (linear(last, weights.query), linear(last, weights.key))
+    pairs = pair_weights(positions_of(query), positions_of(key, subsample), pairwise, weights.pair_kernel)
+    values = positions_of(linear(last, weights.value), subsample)
+    gathered = ops.matmul(in_dtype_of(x, pairs), values)  # (b, n, f)
+    shape = ops.shape(last)
+    added = ops.reshape(linear(gathered, weights.project), (shape[0], shape[1], shape[2], last.shape[3]))
+    return from_channels_last(last + weights.norm(added), data_format)
 
 
 @keras.saving.register_keras_serializable(package="na_keras")
@@ -92,7 +168,7 @@ class NonLocal(FeatureMapLayer):
         self.value = self._projection("value", channels, features)
         if self.pairwise == "concatenation":
             self.pair_kernel = self.add_weight(
-                shape=(2, features), name="pair_kernel", initializer=kaiming_normal(), autocast=False
+                shape=(2, features), name="pair_kernel", initializer=KAIMING_NORMAL, autocast=False
             )
         self.project = self._projection("project", features, channels, use_bias=False)
         self.project_bn = keras.layers.BatchNormalization(
@@ -107,42 +183,17 @@ class NonLocal(FeatureMapLayer):
 
     def _projection(self, name, inputs, units, use_bias=True):
         layer = keras.layers.Dense(
-            units, use_bias=use_bias, kernel_initializer=kaiming_normal(), dtype=self.dtype_policy, name=name
+            units, use_bias=use_bias, kernel_initializer=KAIMING_NORMAL, dtype=self.dtype_policy, name=name
         )
         layer.build((None, None, None, inputs))
         return layer
 
-    def positions(self, x, pooled):
-        """(b, h, w, f) -> (b, n, f), with the maxima of 2 x 2 positions if `pooled` and the layer subsamples."""
-        if pooled and self.subsample:
-            x = ops.max_pool(x, 2, 2, padding="same", data_format="channels_last")
-        return flatten_positions(x)
-
-    def pair_weights(self, x):
-        """f / C for all pairs, from x (b, h, w, c): (b, queries, keys), float32."""
-        query, key = (x, x) if self.pairwise == "gaussian" else (self.query(x), self.key(x))
-        query = self.for_statistics(self.positions(query, pooled=False))
-        key = self.for_statistics(self.positions(key, pooled=True))
-        if self.pairwise == "concatenation":  # the scalar product with [theta; phi] is a sum of two
-            of_query, of_key = (
-                ops.sum(values * kernel, axis=2)
-                for values, kernel in zip((query, key), ops.unstack(self.for_statistics(self.pair_kernel)), strict=True)
-            )
-            scores = ops.relu(of_query[:, :, None] + of_key[:, None, :])
-        else:
-            scores = ops.matmul(query, ops.transpose(key, (0, 2, 1)))
-        if self.pairwise in ("gaussian", "embedded_gaussian"):
-            return softmax(scores, axis=2)
-        return scores / ops.cast(ops.shape(scores)[2], scores.dtype)
-
     def call(self, x, training=None):
         """Returns x plus what its positions tell each other, in the shape and dtype of x."""
-        last = self.to_channels_last(x)
-        weights = ops.cast(self.pair_weights(last), x.dtype)
-        gathered = ops.matmul(weights, self.positions(self.value(last), pooled=True))  # (b, n, f)
-        shape = ops.shape(last)
-        added = ops.reshape(self.project(gathered), (shape[0], shape[1], shape[2], last.shape[3]))
-        return self.from_channels_last(last + self.project_bn(added, training=training))
+        norm = partial(self.project_bn, training=training)
+        optional = (getattr(self, name, None) for name in ("query", "key", "pair_kernel"))
+        weights = Weights(self.value, self.project, norm, *optional)
+        return non_local(x, weights, self.pairwise, self.subsample, self.data_format)
 
     def get_config(self):
         """All constructor arguments as plain values."""

@@ -20,17 +20,46 @@ from na_keras.layers.feature_map import (
     check_groups,
     check_positive_integer,
     check_positive_number,
+    for_statistics,
+    from_channels_last,
+    in_dtype_of,
     sample_variance,
     standard_deviation,
+    to_channels_last,
 )
 
 
-def spatial_group_gate(x, gamma, beta, epsilon):
-    """(b, n, groups, channels of a group) and gamma, beta (groups,) -> gate (b, n, groups)."""
+def spatial_group_gate(x, gamma, beta, epsilon=1e-5):
+    """The gate of the SGE module, equations 1 to 4.
+
+    Args:
+        x: float32 tensor (b, positions, groups, channels of a group).
+        gamma, beta: tensors of shape (groups,).
+        epsilon: as in `SpatialGroupEnhance`.
+
+    Returns:
+        Tensor (b, positions, groups) in the dtype of x, values in (0, 1).
+    """
+    gamma, beta = ops.cast(gamma, x.dtype), ops.cast(beta, x.dtype)
     scores = ops.sum(x * ops.mean(x, axis=1, keepdims=True), axis=3)  # eqs. 1, 2
     deviation = scores - ops.mean(scores, axis=1, keepdims=True)
     normalized = deviation / (standard_deviation(sample_variance(scores, (1,))) + epsilon)
     return ops.sigmoid(gamma * normalized + beta)
+
+
+def spatial_group_enhance(x, gamma, beta, epsilon=1e-5, data_format="channels_last"):
+    """The SGE module as a function: each group of channels times its gate, in the shape and dtype of x.
+
+    Args:
+        x: floating tensor (b, h, w, c), or (b, c, h, w) with `data_format="channels_first"`; h and w may be unknown.
+        gamma, beta: tensors of shape (groups,); c is a multiple of the number of groups.
+        epsilon, data_format: as in `SpatialGroupEnhance`.
+    """
+    last, groups = to_channels_last(x, data_format), gamma.shape[0]
+    grouped = ops.reshape(last, (ops.shape(last)[0], -1, groups, last.shape[3] // groups))
+    gate = spatial_group_gate(for_statistics(grouped), gamma, beta, epsilon)
+    scaled = grouped * in_dtype_of(x, ops.expand_dims(gate, 3))
+    return from_channels_last(ops.reshape(scaled, ops.shape(last)), data_format)
 
 
 @keras.saving.register_keras_serializable(package="na_keras")
@@ -77,12 +106,7 @@ class SpatialGroupEnhance(FeatureMapLayer):
 
     def call(self, x):
         """Returns x times its gate, in the shape and dtype of x."""
-        last = self.to_channels_last(x)
-        grouped = ops.reshape(last, (ops.shape(last)[0], -1, self.groups, last.shape[3] // self.groups))
-        gamma, beta = self.for_statistics(self.gamma), self.for_statistics(self.beta)
-        gate = spatial_group_gate(self.for_statistics(grouped), gamma, beta, self.epsilon)
-        scaled = grouped * ops.cast(ops.expand_dims(gate, 3), x.dtype)
-        return self.from_channels_last(ops.reshape(scaled, ops.shape(last)))
+        return spatial_group_enhance(x, self.gamma, self.beta, self.epsilon, self.data_format)
 
     def get_config(self):
         """All constructor arguments as plain values."""

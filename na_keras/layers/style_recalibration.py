@@ -10,10 +10,46 @@ more precise than the paper: the standard deviation is sqrt(sample variance + 1e
 position, where the reference gives NaN, has variance 0 here.
 """
 
+from functools import partial
+
 import keras
 from keras import ops
 
-from na_keras.layers.feature_map import FeatureMapLayer, check_positive_number, sample_variance
+from na_keras.layers.feature_map import (
+    FeatureMapLayer,
+    axes,
+    check_positive_number,
+    for_all_positions,
+    for_statistics,
+    in_dtype_of,
+    mean_of_positions,
+    sample_variance,
+)
+
+
+def style_recalibration_gate(x, mean_weight, deviation_weight, norm, epsilon=1e-5, data_format="channels_last"):
+    """The gate of SRM, equations 1 to 6.
+
+    Args:
+        x: floating tensor (b, h, w, c), or (b, c, h, w) with `data_format="channels_first"`; h and w may be unknown.
+        mean_weight, deviation_weight: w of equation 4, tensors of shape (c,).
+        norm: batch norm, a callable that keeps the shape (b, c).
+        epsilon, data_format: as in `StyleRecalibration`.
+
+    Returns:
+        Tensor (b, 1, 1, c) or (b, c, 1, 1), float32 (float64 for float64 x on TensorFlow), values in (0, 1).
+    """
+    mean, (_, positions) = mean_of_positions(x, data_format), axes(data_format)
+    variance = ops.squeeze(sample_variance(for_statistics(x), positions), positions)
+    deviation = ops.sqrt(variance + epsilon)  # (b, c), as the mean
+    style = ops.cast(mean_weight, mean.dtype) * mean + ops.cast(deviation_weight, mean.dtype) * deviation
+    return for_all_positions(ops.sigmoid(norm(style)), data_format)
+
+
+def style_recalibration(x, mean_weight, deviation_weight, norm, epsilon=1e-5, data_format="channels_last"):
+    """SRM as a function: x times its gate, in the shape and dtype of x; arguments as `style_recalibration_gate`."""
+    gate = style_recalibration_gate(x, mean_weight, deviation_weight, norm, epsilon, data_format)
+    return x * in_dtype_of(x, gate)
 
 
 @keras.saving.register_keras_serializable(package="na_keras")
@@ -64,12 +100,8 @@ class StyleRecalibration(FeatureMapLayer):
 
     def call(self, x, training=None):
         """Returns x times its gate, in the shape and dtype of x."""
-        values = self.for_statistics(x)
-        mean = ops.mean(values, axis=self.position_axes)  # (b, c)
-        variance = ops.squeeze(sample_variance(values, self.position_axes), self.position_axes)
-        deviation = ops.sqrt(variance + self.epsilon)
-        style = self.for_statistics(self.mean_weight) * mean + self.for_statistics(self.deviation_weight) * deviation
-        return x * self.for_all_positions(ops.sigmoid(self.bn(style, training=training)))
+        norm = partial(self.bn, training=training)
+        return style_recalibration(x, self.mean_weight, self.deviation_weight, norm, self.epsilon, self.data_format)
 
     def get_config(self):
         """All constructor arguments as plain values."""
