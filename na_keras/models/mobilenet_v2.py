@@ -20,18 +20,18 @@ from na_keras.layers import (
     LinearContextTransform,
     SpatialGroupEnhance,
     SqueezeExcite,
-    get_attention,
     property_of,
 )
 from na_keras.models.shared import (
-    KAIMING_NORMAL,
-    KAIMING_NORMAL_DEPTHWISE,
+    ARGUMENTS,
+    BlockOptions,
+    NetworkArguments,
     channel_axis,
-    check_arguments,
     classification_head,
+    convolution_norm,
+    documented,
     finish,
     image_input,
-    variant,
 )
 
 # expansion, channels, blocks, stride of the first block, level at its end     output for a 224 x 224 image
@@ -66,41 +66,37 @@ def scaled(channels, alpha, divisor=8):
     return rounded + divisor if rounded < 0.9 * channels * alpha else rounded
 
 
-def norm(x, name, layers, synchronized):
-    """Batch norm with PyTorch's constants."""
-    axis = channel_axis()
-    return layers.BatchNormalization(axis, momentum=0.9, epsilon=1e-5, synchronized=synchronized, name=name)(x)
+def names_of(name, norm_name=None):
+    """Of the padding, the convolution and the batch norm."""
+    return f"{name}_pad", name, norm_name or f"{name}_BN"
 
 
-def convolution(x, filters, size, stride, name, layers):
-    """Convolution without bias, padded on both sides alike."""
-    if size > 1:
-        x = layers.ZeroPadding2D(size // 2, name=f"{name}_pad")(x)
-    return layers.Conv2D(filters, size, stride, use_bias=False, kernel_initializer=KAIMING_NORMAL, name=name)(x)
-
-
-def depthwise(x, stride, name, layers):
-    """Depthwise 3x3 convolution without bias, padded on both sides alike."""
-    x = layers.ZeroPadding2D(1, name=f"{name}_pad")(x)
-    return layers.DepthwiseConv2D(3, stride, use_bias=False, depthwise_initializer=KAIMING_NORMAL_DEPTHWISE, name=name)(
-        x
-    )
-
-
-def inverted_residual(x, expansion, filters, stride, attention, name, layers, synchronized):
+def inverted_residual(x, expansion, filters, stride, name, options):
     """Expand (1x1), filter (depthwise 3x3 with the stride), project (1x1, linear), attention, shortcut.
 
-    (b, h, w, c) -> (b, h / stride, w / stride, filters). The shortcut exists where the shape does not change.
+    The shortcut exists where the shape does not change.
+
+    Args:
+        x: symbolic tensor (b, h, w, c).
+        expansion: channels between the 1x1 convolutions / c.
+        filters: output channels.
+        stride: of the depthwise convolution.
+        name: that the names of all layers begin with.
+        options: a `BlockOptions`.
+
+    Returns:
+        Symbolic tensor (b, h / stride, w / stride, filters).
     """
-    shortcut = x
+    layers, shortcut = options.layers, x
     if expansion > 1:
-        x = convolution(x, expansion * x.shape[channel_axis()], 1, 1, f"{name}_expand", layers)
-        x = layers.ReLU(6.0, name=f"{name}_expand_relu")(norm(x, f"{name}_expand_BN", layers, synchronized))
-    x = norm(depthwise(x, stride, f"{name}_depthwise", layers), f"{name}_depthwise_BN", layers, synchronized)
+        width = expansion * x.shape[channel_axis()]
+        x = convolution_norm(x, width, 1, 1, names_of(f"{name}_expand"), options)
+        x = layers.ReLU(6.0, name=f"{name}_expand_relu")(x)
+    x = convolution_norm(x, None, 3, stride, names_of(f"{name}_depthwise"), options)
     x = layers.ReLU(6.0, name=f"{name}_depthwise_relu")(x)
-    x = norm(convolution(x, filters, 1, 1, f"{name}_project", layers), f"{name}_project_BN", layers, synchronized)
-    if attention is not None:
-        x = attention(name=f"{name}_attention")(x)
+    x = convolution_norm(x, filters, 1, 1, names_of(f"{name}_project"), options)
+    if options.attention is not None:
+        x = options.attention(name=f"{name}_attention")(x)
     if stride == 1 and shortcut.shape[channel_axis()] == filters:
         x = layers.Add(name=f"{name}_add")([shortcut, x])
     return x
@@ -126,20 +122,57 @@ def mobilenet_v2_stages(x, alpha=1.0, attention=None, layers=keras_layers, synch
             "This attention replaces the 3x3 convolution of a ResNet's bottleneck. MobileNetV2's 3x3 convolutions "
             f"are depthwise, and no table of the paper replaces them: use another. Received: attention={attention!r}"
         )
-    x = convolution(x, scaled(STEM, alpha), 3, 2, "Conv1", layers)
-    x = layers.ReLU(6.0, name="Conv1_relu")(norm(x, "bn_Conv1", layers, synchronized))
+    options = BlockOptions(attention, layers, synchronized)
+    x = convolution_norm(x, scaled(STEM, alpha), 3, 2, names_of("Conv1", "bn_Conv1"), options)
+    x = layers.ReLU(6.0, name="Conv1_relu")(x)
     outputs, index = {}, 0
     for expansion, channels, blocks, stride, level in MOBILENET_V2:
         for step in [stride] + [1] * (blocks - 1):
             name = f"block_{index}" if index else "expanded_conv"
             filters = scaled(channels, alpha)
-            x = inverted_residual(x, expansion, filters, step, attention, name, layers, synchronized)
+            x = inverted_residual(x, expansion, filters, step, name, options)
             index += 1
         if level is not None:
             x = outputs[level] = layers.Activation("linear", name=level)(x)
     return outputs
 
 
+def mobilenet_v2(alpha, dropout_rate, **arguments):
+    """MobileNetV2 as a functional keras.Model.
+
+    Args:
+        alpha, dropout_rate: see `OWN_ARGUMENTS`.
+        **arguments: the fields of `NetworkArguments`.
+
+    Raises:
+        ValueError: an alpha that is not positive, and as `NetworkArguments`.
+    """
+    arguments = NetworkArguments(**arguments)
+    if not alpha > 0:
+        raise ValueError(f"alpha must be positive. Received: alpha={alpha}")
+    image, x = image_input(arguments)
+    factory, synchronized = arguments.attention_factory(ATTENTION_SETTINGS), arguments.synchronized_batch_norm
+    x = mobilenet_v2_stages(x, alpha, factory, synchronized=synchronized)["C5"]
+    options, names = BlockOptions(synchronized=synchronized), names_of("Conv_1", "Conv_1_bn")
+    x = convolution_norm(x, scaled(LAST, max(1.0, alpha)), 1, 1, names, options)
+    x = keras_layers.ReLU(6.0, name="out_relu")(x)
+    small = RandomNormal(stddev=0.01), Zeros()  # the authors' and torchvision's
+    return finish(image, classification_head(x, arguments, small, dropout_rate), arguments)
+
+
+OWN_ARGUMENTS = {
+    "alpha": "width multiplier, a positive number; channels are rounded to multiples of 8, and the last convolution "
+    "never has fewer than 1280.",
+    "include_top": "end in global average pooling, dropout and a classifier.",
+    "attention": ARGUMENTS["attention"]
+    + " Names have this network's settings: `na_keras.models.mobilenet_v2.ATTENTION_SETTINGS`.",
+    "dropout_rate": "before the classifier; the authors' and PyTorch's .2.",
+}
+
+# The signatures are written out, for editors and for readers; `locals()` is the arguments by their names.
+
+
+@documented(**OWN_ARGUMENTS)
 def MobileNetV2(
     input_shape=None,
     alpha=1.0,
@@ -155,47 +188,33 @@ def MobileNetV2(
     synchronized_batch_norm=False,
     dropout_rate=0.2,
 ):
-    """MobileNetV2 as a functional keras.Model.
+    """MobileNetV2 with 17 inverted residual blocks, as a functional keras.Model.
 
-    Args:
-        input_shape: one image's shape; by default (224, 224, 3), or (None, None, 3) without the top. Sides may be
-            None, else at least 32.
-        alpha: width multiplier; channels are rounded to multiples of 8, and the last convolution never has fewer
-            than 1280.
-        include_top: end in global average pooling, dropout and a classifier.
-        weights: None, or the path of a `.weights.h5` file. `"imagenet"` raises: none are published.
-        input_tensor: Keras tensor to build on, instead of `input_shape`.
-        pooling: without the top: None (feature maps), `"avg"` or `"max"`.
-        classes: number of classes.
-        classifier_activation: `"softmax"`, or None for logits.
-        name: name of the model.
-        attention: None, a name in `na_keras.ATTENTION`, or a callable that takes `name=` and returns a layer;
-            called once per block. Names have this network's settings: `ATTENTION_SETTINGS` at the head of this file.
-        include_preprocessing: take RGB images with values 0..255 (uint8 too) and normalise them with ImageNet's
-            mean and deviation in the graph. False: the input is normalised already.
-        synchronized_batch_norm: batch statistics over all replicas of a tf.distribute strategy (TensorFlow only);
-            also inside attention given by name. A callable decides for itself: `partial(CBAM, synchronized=True)`.
-        dropout_rate: before the classifier; the authors' and PyTorch's .2.
-
-    Returns:
-        keras.Model from (batch, height, width, 3) to (batch, classes) float32. Its layers `C2` .. `C5` are the
-        stage outputs: `keras.Model(m.input, [m.get_layer(n).output for n in ("C3", "C4", "C5")])`.
-
-    Raises:
-        ValueError: an argument that is none of the above; the message says what was expected.
+    The arguments mean what `OWN_ARGUMENTS` says, and else `na_keras.models.shared.ARGUMENTS`; `help(MobileNetV2)` shows
+    it.
     """
-    check_arguments(include_top, weights, classes, pooling)
-    if not alpha > 0:
-        raise ValueError(f"alpha must be positive. Received: alpha={alpha}")
-    image, x = image_input(input_shape, input_tensor, include_top, include_preprocessing)
-    factory = get_attention(attention, ATTENTION_SETTINGS, synchronized=synchronized_batch_norm)
-    x = mobilenet_v2_stages(x, alpha, factory, synchronized=synchronized_batch_norm)["C5"]
-    x = convolution(x, scaled(LAST, max(1.0, alpha)), 1, 1, "Conv_1", keras_layers)
-    x = norm(x, "Conv_1_bn", keras_layers, synchronized_batch_norm)
-    x = keras_layers.ReLU(6.0, name="out_relu")(x)
-    small = RandomNormal(stddev=0.01), Zeros()  # the authors' and torchvision's
-    x = classification_head(x, include_top, pooling, classes, classifier_activation, dropout_rate, small)
-    return finish(image, x, weights, name)
+    return mobilenet_v2(**locals())
 
 
-NAMobileNetV2 = variant(MobileNetV2, "NAMobileNetV2", name="na_mobilenetv2", attention="na")
+@documented(**OWN_ARGUMENTS)
+def NAMobileNetV2(
+    input_shape=None,
+    alpha=1.0,
+    include_top=True,
+    weights=None,
+    input_tensor=None,
+    pooling=None,
+    classes=1000,
+    classifier_activation="softmax",
+    name="na_mobilenetv2",
+    attention="na",
+    include_preprocessing=True,
+    synchronized_batch_norm=False,
+    dropout_rate=0.2,
+):
+    """MobileNetV2 with the paper's attention module in each of its 17 blocks, as a functional keras.Model.
+
+    The arguments mean what `OWN_ARGUMENTS` says, and else `na_keras.models.shared.ARGUMENTS`; `help(NAMobileNetV2)`
+    shows it.
+    """
+    return mobilenet_v2(**locals())

@@ -10,17 +10,18 @@ The attention module stands after a block's last batch norm, before the addition
 """
 
 from keras import layers as keras_layers
-from keras.initializers import RandomUniform
 
-from na_keras.layers import get_attention, property_of
+from na_keras.layers import property_of
+from na_keras.layers.initializers import torch_linear
 from na_keras.models.shared import (
-    KAIMING_NORMAL,
+    BlockOptions,
+    NetworkArguments,
     channel_axis,
-    check_arguments,
     classification_head,
+    convolution_norm,
+    documented,
     finish,
     image_input,
-    variant,
 )
 
 # depth: (blocks in conv2 .. conv5, bottleneck blocks?)
@@ -42,26 +43,28 @@ STAGES = (
 EXPANSION = 4  # output channels of a bottleneck block / its width
 
 
-def convolution_norm(x, filters, size, stride, name, layers, synchronized):
-    """Convolution without bias, padded as PyTorch pads it (both sides alike), and batch norm."""
-    if size > 1:
-        x = layers.ZeroPadding2D(size // 2, name=f"{name}_pad")(x)
-    convolution = layers.Conv2D(
-        filters, size, stride, use_bias=False, kernel_initializer=KAIMING_NORMAL, name=f"{name}_conv"
-    )
-    norm = layers.BatchNormalization(
-        channel_axis(), momentum=0.9, epsilon=1e-5, synchronized=synchronized, name=f"{name}_bn"
-    )
-    return norm(convolution(x))
+def names_of(name):
+    """Of the padding, the convolution and the batch norm."""
+    return f"{name}_pad", f"{name}_conv", f"{name}_bn"
 
 
-def block(x, width, stride, bottleneck, attention, name, layers, synchronized):
-    """One residual block: (b, h, w, c) -> (b, h / stride, w / stride, out).
+def residual_block(x, width, stride, bottleneck, name, options):
+    """One residual block.
 
     Bottleneck: 1x1 to `width`, 3x3 with the stride, 1x1 to out = 4 * width; basic: two 3x3 of out = width, the
     first with the stride. Then attention, the shortcut's addition (projected where the shape changes), ReLU.
     Attention that replaces the 3x3 convolution is called as attention(strides=..., name=...).
+
+    Args:
+        x: symbolic tensor (b, h, w, c).
+        width, stride, bottleneck: as above.
+        name: that the names of all layers begin with.
+        options: a `BlockOptions`.
+
+    Returns:
+        Symbolic tensor (b, h / stride, w / stride, out).
     """
+    layers, attention = options.layers, options.attention
     filters = EXPANSION * width if bottleneck else width
     # filters, kernel size, stride
     if bottleneck:
@@ -70,13 +73,13 @@ def block(x, width, stride, bottleneck, attention, name, layers, synchronized):
         plan = ((width, 3, stride), (filters, 3, 1))
     shortcut = x
     if stride > 1 or x.shape[channel_axis()] != filters:
-        shortcut = convolution_norm(x, filters, 1, stride, f"{name}_0", layers, synchronized)
+        shortcut = convolution_norm(x, filters, 1, stride, names_of(f"{name}_0"), options)
     replaces = property_of(attention, "replaces_convolution")
     for order, (out, size, step) in enumerate(plan, start=1):
         if size == 3 and replaces:
             x = attention(strides=step, name=f"{name}_attention")(x)
             continue
-        x = convolution_norm(x, out, size, step, f"{name}_{order}", layers, synchronized)
+        x = convolution_norm(x, out, size, step, names_of(f"{name}_{order}"), options)
         if order < len(plan):
             x = layers.ReLU(name=f"{name}_{order}_relu")(x)
     if attention is not None and not replaces:
@@ -92,7 +95,7 @@ def resnet_stages(x, depth, attention=None, layers=keras_layers, synchronized=Fa
         x: symbolic image tensor (b, h, w, c), normalised.
         depth: a key of `RESNET`.
         attention: None or a factory, called once a block as `attention(name=...)`, that returns a layer; with the
-            class attribute `replaces_convolution` as `attention(strides=..., name=...)`, see `block`.
+            class attribute `replaces_convolution` as `attention(strides=..., name=...)`, see `residual_block`.
         layers: namespace to take layers from; another implementation of Keras' layers builds the same graph.
         synchronized: batch statistics over all replicas.
 
@@ -109,7 +112,8 @@ def resnet_stages(x, depth, attention=None, layers=keras_layers, synchronized=Fa
             f"This attention replaces the 3x3 convolution of a bottleneck block, and ResNet{depth} has none: use "
             f"ResNet50, 101 or 152, or another attention. Received: attention={attention!r}"
         )
-    x = convolution_norm(x, 64, 7, 2, "conv1", layers, synchronized)
+    options = BlockOptions(attention, layers, synchronized)
+    x = convolution_norm(x, 64, 7, 2, names_of("conv1"), options)
     x = layers.ReLU(name="conv1_relu")(x)
     x = layers.ZeroPadding2D(1, name="pool1_pad")(x)  # zeros are exact: x >= 0 here
     x = layers.MaxPooling2D(3, 2, name="pool1_pool")(x)
@@ -117,13 +121,31 @@ def resnet_stages(x, depth, attention=None, layers=keras_layers, synchronized=Fa
     for level, ((stage, width, stride), count) in enumerate(zip(STAGES, blocks, strict=True), start=2):
         for index in range(1, count + 1):
             step = stride if index == 1 else 1
-            x = block(x, width, step, bottleneck, attention, f"{stage}_block{index}", layers, synchronized)
+            x = residual_block(x, width, step, bottleneck, f"{stage}_block{index}", options)
         x = outputs[f"C{level}"] = layers.Activation("linear", name=f"C{level}")(x)
     return outputs
 
 
-def resnet(
-    depth,
+def resnet(depth, arguments):
+    """ResNet as a functional keras.Model.
+
+    Args:
+        depth: a key of `RESNET`.
+        arguments: a `NetworkArguments`.
+    """
+    image, x = image_input(arguments)
+    factory = arguments.attention_factory()
+    stages = resnet_stages(x, depth, factory, synchronized=arguments.synchronized_batch_norm)
+    channels = stages["C5"].shape[channel_axis()]
+    x = classification_head(stages["C5"], arguments, (torch_linear(channels), torch_linear(channels)))
+    return finish(image, x, arguments)
+
+
+# The signatures are written out, for editors and for readers; `locals()` is the arguments by their names.
+
+
+@documented()
+def ResNet18(
     include_top=True,
     weights=None,
     input_tensor=None,
@@ -131,52 +153,118 @@ def resnet(
     pooling=None,
     classes=1000,
     classifier_activation="softmax",
-    name="resnet",
+    name="resnet18",
     attention=None,
     include_preprocessing=True,
     synchronized_batch_norm=False,
 ):
-    """ResNet as a functional keras.Model.
+    """ResNet18 with 8 basic blocks, as a functional keras.Model.
 
-    Args:
-        depth: a key of `RESNET`; the named builders fix it.
-        include_top: end in global average pooling and a classifier.
-        weights: None, or the path of a `.weights.h5` file. `"imagenet"` raises: none are published.
-        input_tensor: Keras tensor to build on, instead of `input_shape`.
-        input_shape: one image's shape; by default (224, 224, 3), or (None, None, 3) without the top. Sides may be
-            None, else at least 32.
-        pooling: without the top: None (feature maps), `"avg"` or `"max"`.
-        classes: number of classes.
-        classifier_activation: `"softmax"`, or None for logits.
-        name: name of the model.
-        attention: None, a name in `na_keras.ATTENTION`, or a callable that takes `name=` and returns a layer;
-            called once per block.
-        include_preprocessing: take RGB images with values 0..255 (uint8 too) and normalise them with ImageNet's
-            mean and deviation in the graph. False: the input is normalised already.
-        synchronized_batch_norm: batch statistics over all replicas of a tf.distribute strategy (TensorFlow only);
-            also inside attention given by name. A callable decides for itself: `partial(CBAM, synchronized=True)`.
-
-    Returns:
-        keras.Model from (batch, height, width, 3) to (batch, classes) float32. Its layers `C2` .. `C5` are the
-        stage outputs: `keras.Model(m.input, [m.get_layer(n).output for n in ("C3", "C4", "C5")])`.
-
-    Raises:
-        ValueError: an argument that is none of the above; the message says what was expected.
+    The arguments mean what `na_keras.models.shared.ARGUMENTS` says; `help(ResNet18)` shows it.
     """
-    check_arguments(include_top, weights, classes, pooling)
-    image, x = image_input(input_shape, input_tensor, include_top, include_preprocessing)
-    factory = get_attention(attention, synchronized=synchronized_batch_norm)
-    stages = resnet_stages(x, depth, factory, synchronized=synchronized_batch_norm)
-    # torch.nn.Linear's default: both uniform within 1 / sqrt(inputs)
-    bound = stages["C5"].shape[channel_axis()] ** -0.5
-    linear = RandomUniform(-bound, bound), RandomUniform(-bound, bound)
-    x = classification_head(stages["C5"], include_top, pooling, classes, classifier_activation, 0.0, linear)
-    return finish(image, x, weights, name)
+    return resnet(18, NetworkArguments(**locals()))
 
 
-ResNet18 = variant(resnet, "ResNet18", fixed={"depth": 18}, name="resnet18")
-ResNet34 = variant(resnet, "ResNet34", fixed={"depth": 34}, name="resnet34")
-ResNet50 = variant(resnet, "ResNet50", fixed={"depth": 50}, name="resnet50")
-ResNet101 = variant(resnet, "ResNet101", fixed={"depth": 101}, name="resnet101")
-ResNet152 = variant(resnet, "ResNet152", fixed={"depth": 152}, name="resnet152")
-NAResNet50 = variant(resnet, "NAResNet50", fixed={"depth": 50}, name="na_resnet50", attention="na")
+@documented()
+def ResNet34(
+    include_top=True,
+    weights=None,
+    input_tensor=None,
+    input_shape=None,
+    pooling=None,
+    classes=1000,
+    classifier_activation="softmax",
+    name="resnet34",
+    attention=None,
+    include_preprocessing=True,
+    synchronized_batch_norm=False,
+):
+    """ResNet34 with 16 basic blocks, as a functional keras.Model.
+
+    The arguments mean what `na_keras.models.shared.ARGUMENTS` says; `help(ResNet34)` shows it.
+    """
+    return resnet(34, NetworkArguments(**locals()))
+
+
+@documented()
+def ResNet50(
+    include_top=True,
+    weights=None,
+    input_tensor=None,
+    input_shape=None,
+    pooling=None,
+    classes=1000,
+    classifier_activation="softmax",
+    name="resnet50",
+    attention=None,
+    include_preprocessing=True,
+    synchronized_batch_norm=False,
+):
+    """ResNet50 with 16 bottleneck blocks, as a functional keras.Model.
+
+    The arguments mean what `na_keras.models.shared.ARGUMENTS` says; `help(ResNet50)` shows it.
+    """
+    return resnet(50, NetworkArguments(**locals()))
+
+
+@documented()
+def ResNet101(
+    include_top=True,
+    weights=None,
+    input_tensor=None,
+    input_shape=None,
+    pooling=None,
+    classes=1000,
+    classifier_activation="softmax",
+    name="resnet101",
+    attention=None,
+    include_preprocessing=True,
+    synchronized_batch_norm=False,
+):
+    """ResNet101 with 33 bottleneck blocks, as a functional keras.Model.
+
+    The arguments mean what `na_keras.models.shared.ARGUMENTS` says; `help(ResNet101)` shows it.
+    """
+    return resnet(101, NetworkArguments(**locals()))
+
+
+@documented()
+def ResNet152(
+    include_top=True,
+    weights=None,
+    input_tensor=None,
+    input_shape=None,
+    pooling=None,
+    classes=1000,
+    classifier_activation="softmax",
+    name="resnet152",
+    attention=None,
+    include_preprocessing=True,
+    synchronized_batch_norm=False,
+):
+    """ResNet152 with 50 bottleneck blocks, as a functional keras.Model.
+
+    The arguments mean what `na_keras.models.shared.ARGUMENTS` says; `help(ResNet152)` shows it.
+    """
+    return resnet(152, NetworkArguments(**locals()))
+
+
+@documented()
+def NAResNet50(
+    include_top=True,
+    weights=None,
+    input_tensor=None,
+    input_shape=None,
+    pooling=None,
+    classes=1000,
+    classifier_activation="softmax",
+    name="na_resnet50",
+    attention="na",
+    include_preprocessing=True,
+    synchronized_batch_norm=False,
+):
+    """ResNet50 with the paper's attention module in each of its 16 blocks, as a functional keras.Model.
+
+    The arguments mean what `na_keras.models.shared.ARGUMENTS` says; `help(NAResNet50)` shows it.
+    """
+    return resnet(50, NetworkArguments(**locals()))
