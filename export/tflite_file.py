@@ -31,10 +31,14 @@ def print_file(path):
     print(f"  on floating-point tensors: {counted(floating) or 'none'}")
 
 
-def main(argv=None):
+def parse_arguments(argv):
     parser = command_line.make_parser(__doc__)
     parser.add_argument("files", nargs="+", type=command_line.path, metavar="FILE.tflite")
-    arguments = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    arguments = parse_arguments(argv)
     command_line.check_installed("tflite_file.py", {"ai_edge_litert": "export"})
     command_line.start_tensorflow(None)
     for path in arguments.files:

@@ -21,14 +21,18 @@ import command_line
 from consumers.verification import verify
 
 
-def main(argv=None):
+def parse_arguments(argv):
     parser = command_line.make_parser(__doc__)
     parser.add_argument("version", type=command_line.path, help="folder with saved_model.pb")
     parser.add_argument("reference", type=command_line.path, help="REFERENCE.npz")
-    arguments = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    arguments = parse_arguments(argv)
     for path in (arguments.version / "saved_model.pb", arguments.reference):
         if not path.is_file():
-            parser.error(f"there is no {path}")
+            sys.exit(f"verify.py: there is no {path}")
     report, found = verify(arguments.version, arguments.reference)
     print(json.dumps(report))
     for sentence in found:

@@ -15,25 +15,6 @@ if keras.backend.backend() == "tensorflow":
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 
 
-# With pytest-xdist these files start first, so that none of them is alone at the end.
-LONGEST = (
-    "test_training_program",
-    "test_backends",
-    "test_training_loop",
-    "test_export",
-    "test_verify",
-    "test_several_machines",
-    "test_export_publish",
-    "test_deploy",
-    "test_tflite",
-)
-
-
-def pytest_collection_modifyitems(items):
-    rank = {name: index for index, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: rank.get(item.path.stem, len(LONGEST)))
-
-
 @pytest.fixture(autouse=True)
 def seeded():
     keras.utils.set_random_seed(1)

@@ -17,6 +17,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 # folders is a room as well; a new room needs a row here and a place in that drawing.
 ARROWS = {
     "files": (),
+    "text_table": (),
     "layers": (),
     "optimizers": (),
     "models": ("layers",),
@@ -30,18 +31,18 @@ ARROWS = {
     "training": ("na_keras",),
     "export": ("na_keras",),
 }
-# What else a room may import. Those of KERAS_ONLY run on every backend; `files` imports nothing at all.
+# What else a room may import. Those of KERAS_ONLY run on every backend; `files` and `text_table` need nothing at all.
 KERAS_ONLY = {"layers", "models", "optimizers", "graph", "torch_weights", "model_files"}
 # In functions only, behind a check of the backend or of the file: gradients of grad_cam, `.pth` files.
 BACKENDS_IN_FUNCTIONS = {"graph": {"tensorflow", "jax", "torch"}, "torch_weights": {"torch"}}
 
-# Packages that not everyone has: imported inside functions, so that nobody needs them who does not call these. The
-# exception is flatbuffers, which comes with TensorFlow.
+# Packages that not everyone has: imported inside functions, so that nobody needs them who does not call these.
+# flatbuffers is none of them: TensorFlow itself needs it.
 OPTIONAL = {
-    "ai_edge_litert", "flatbuffers", "grpc", "jax", "matplotlib", "official", "onnxruntime", "openvino", "PIL",
-    "sklearn", "tensorflow_datasets", "tensorflow_serving", "tf2onnx", "tf_keras", "torch",
-}  # fmt: skip
-OPTIONAL_AT_THE_TOP = {"na_keras/deploy/tflite": {"flatbuffers"}}
+    *("ai_edge_litert", "grpc", "jax", "matplotlib", "official", "onnxruntime", "openvino", "PIL", "sklearn"),
+    *("tensorflow_datasets", "tensorflow_serving", "tf2onnx", "tf_keras", "torch"),
+}
+TENSORFLOW = {"keras", "numpy", "tensorflow", "flatbuffers"}
 
 ABOUT_A_DOZEN = 13
 LARGER_FOLDERS = {"na_keras/layers": "one file a module"}
@@ -156,8 +157,8 @@ def test_the_drawing_in_contributing_shows_the_same_arrows():
 @pytest.mark.parametrize("room", sorted(set(ARROWS) - {"training", "export"}))
 def test_a_room_imports_only_what_its_arrows_allow(room):
     files = python_files(f"na_keras/{room}") or [path for path in [ROOT / f"na_keras/{room}.py"] if path.exists()]
-    outside = {"keras", "numpy"} if room in KERAS_ONLY else {"keras", "numpy", "tensorflow", *OPTIONAL}
-    outside = set() if room == "files" else outside
+    outside = {"keras", "numpy"} if room in KERAS_ONLY else TENSORFLOW | OPTIONAL
+    outside = set() if room in ("files", "text_table") else outside
     for path in files:
         for name in imports(path):
             if top(name) == "na_keras":
@@ -182,7 +183,7 @@ def test_training_and_export_never_import_each_other(folder, other):
 
 @pytest.mark.parametrize("folder", ["training", "export"])
 def test_packages_beside_the_programs_do_not_import_the_programs(folder):
-    """The one exception is the client: a consumer asks a server with it, and it is of the consumers' kind."""
+    """But one: the client. A consumer asks a server with it, and it is of the consumers' kind."""
     names = {path.stem for path in programs(folder)} - {"serving_client"}
     assert names
     for path in set(python_files(folder)) - set((ROOT / folder).glob("*.py")):
@@ -238,7 +239,7 @@ def test_no_flat_name_occurs_twice_or_shadows_a_package():
         *(str(p.relative_to(ROOT)) for p in (ROOT / "tests").iterdir() if p.is_dir()),
     ]
     count = collections.Counter(name for folder in folders for name in flat_modules(folder))
-    del count["conftest"]  # pytest tells them apart by their folders
+    del count["conftest"]  # pytest tells these apart by their folders
     assert [name for name, times in count.items() if times > 1] == []
     installed = set(importlib.metadata.packages_distributions()) | OPTIONAL | {"tensorflow", "datasets"}
     assert not set(count) & (installed | sys.stdlib_module_names | {"na_keras"})
@@ -267,15 +268,14 @@ def test_classes_that_keras_saves_live_in_the_library():
 
 def test_optional_packages_are_imported_where_they_are_used():
     for path in python_files("na_keras"):
-        allowed = OPTIONAL_AT_THE_TOP.get(str(path.parent.relative_to(ROOT)), set())
-        assert not {top(name) for name in imports(path, top_level_only=True)} & (OPTIONAL - allowed), path
+        assert not {top(name) for name in imports(path, top_level_only=True)} & OPTIONAL, path
 
 
-def test_without_the_export_packages_deploy_works_and_tflite_says_what_to_install():
+def test_without_litert_deploy_is_imported_and_tflite_says_what_to_install():
     program = (
         "import sys; sys.modules['ai_edge_litert'] = None\n"
         "from na_keras.deploy import deploy_copy, describe\n"
-        "try: describe(b'')\n"
+        "try: describe(b'TFL3')\n"
         "except ImportError as error: print(error)"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)

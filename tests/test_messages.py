@@ -62,20 +62,15 @@ def repository_files():
 
 
 def imported_files(path):
-    """The files beside a program that it imports, itself first."""
-    found, waiting = [], [path]
-    while waiting:
-        file = waiting.pop()
-        if file in found or not file.exists():
-            continue
-        found.append(file)
-        for node in ast.walk(tree(file)):
-            if isinstance(node, ast.Import):
-                waiting += [path.parent / f"{alias.name.replace('.', '/')}.py" for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                module = path.parent / node.module.replace(".", "/")
-                waiting += [module.with_suffix(".py"), *(module / f"{alias.name}.py" for alias in node.names)]
-    return found
+    """A program and the files beside it that it imports."""
+    stems = []
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            stems += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            stems += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    files = (path.parent / f"{stem.replace('.', '/')}.py" for stem in stems)
+    return [path, *(file for file in files if file.exists())]
 
 
 @functools.cache

@@ -13,7 +13,6 @@ A comment on the line before it says otherwise:
     <!-- not run: REASON -->    neither
 """
 
-import argparse
 import configparser
 import contextlib
 import csv
@@ -86,29 +85,11 @@ def commands(block):
             yield words
 
 
-def parser_within(module):
-    """The parser of a program that has it in `main`: to be removed when none does."""
-
-    class Parsed(Exception):
-        pass
-
-    def stop(parser, argv):
-        parser.parse_known_args(argv)
-        raise Parsed
-
-    def parse_arguments(argv):
-        with pytest.MonkeyPatch.context() as patch, contextlib.suppress(Parsed):
-            patch.setattr(argparse.ArgumentParser, "parse_args", stop)
-            module.main(argv)
-
-    return parse_arguments
-
-
 def parse(program, arguments):
     """Gives arguments to a program's own parser; returns its exit status, None where it found nothing to object to."""
     module = importlib.import_module(pathlib.Path(program).stem)
     try:
-        getattr(module, "parse_arguments", parser_within(module))(arguments)
+        module.parse_arguments(arguments)
     except SystemExit as end:
         return end.code or 0
     return None
@@ -121,10 +102,6 @@ def test_python_runs_from_top_to_bottom(page, tmp_path, monkeypatch, capsys):
     for block in blocks(page):
         if block.language != "python" or block.reason:
             continue
-        if "na_keras.deploy import" in block.text and not hasattr(
-            importlib.import_module("na_keras.deploy"), "deploy_copy"
-        ):
-            pytest.skip("na_keras.deploy is not public yet")  # until it is: then these two lines go
         code = "\n" * block.line + block.text  # so that a traceback has the page's line numbers
         code = code.replace('weights="imagenet"', "weights=None")
         capsys.readouterr()

@@ -9,26 +9,28 @@
 Dataset and sizes are those of the run (recipe.json) or of the export (manifest.json) unless given.
 """
 
-import argparse
-import os
 import sys
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-os.environ["KERAS_BACKEND"] = "tensorflow"
+import terminal
 
 
 def parse_arguments(argv):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="a .keras or .tflite file, run, checkpoint or SavedModel")
+    parser = terminal.make_parser(__doc__)
+    parser.add_argument(
+        "--model", type=terminal.folder, required=True, help="a .keras or .tflite file, run, checkpoint or SavedModel"
+    )
     parser.add_argument("--dataset", help="instead of the run's")
-    parser.add_argument("--data-dir", help="where the dataset lies")
+    parser.add_argument("--data-dir", type=terminal.folder, help="where the dataset lies")
     parser.add_argument("--resize", type=int, help="pixels of the shorter side before the crop, instead of the run's")
-    parser.add_argument("--batch-size", type=int, default=64, help="images per step (default: %(default)s)")
+    parser.add_argument(
+        "--batch-size", type=terminal.at_least_one, default=64, help="images per step (default: %(default)s)"
+    )
     return parser.parse_args(argv)
 
 
 def main(argv=None):
     arguments = parse_arguments(argv)
+    print(f"Evaluating on {terminal.start_tensorflow()}", flush=True)
     import tensorflow as tf
 
     from engine import checkpoints, evaluation, steps, trained
@@ -43,10 +45,9 @@ def main(argv=None):
                 f"Known so far: --dataset={dataset} --resize={resize}"
             )
         source = load_source(dataset, "validation", arguments.data_dir)
-        if resize < network.size or arguments.batch_size < 1:
+        if resize < network.size:
             raise ValueError(
-                "Expected --batch-size of at least 1 and --resize of at least the network's image size "
-                f"{network.size}. Received: {arguments.batch_size} and {resize}"
+                f"Expected --resize of at least the network's image size {network.size}. Received: {resize}"
             )
         if network.classes != len(source.class_names):
             raise ValueError(f"The network has {network.classes} classes, {dataset} has {len(source.class_names)}.")

@@ -12,90 +12,46 @@ Images are the validation split's of the first network's run (recipe.json beside
 """
 
 import argparse
-import importlib.util
-import os
-import pathlib
 import sys
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-os.environ["KERAS_BACKEND"] = "tensorflow"
+import terminal
 
 FRESH_GATE = 0.7310585786  # sigmoid(1)
 OPACITY = 0.5  # of the heat map on its image
 
 
-def named_path(text):
-    """ "NAME=PATH" -> (NAME, Path)."""
-    name, separator, path = text.partition("=")
-    if not (name and separator and path):
-        raise argparse.ArgumentTypeError(f"expected NAME=PATH, as in NA=runs/na. Received: {text!r}")
-    return name, pathlib.Path(path)
-
-
 def png(text):
-    path = pathlib.Path(text)
+    path = terminal.folder(text)
     if path.suffix != ".png":
         raise argparse.ArgumentTypeError(f"expected a name that ends in .png. Received: {text!r}")
     return path
 
 
 def parse_arguments(argv):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = terminal.make_parser(__doc__)
     kinds = parser.add_subparsers(dest="figure", required=True, metavar="{loss,heatmaps,gates}")
     takes = {"loss": "a run directory", "heatmaps": "a .keras file", "gates": "a .keras file"}
     for figure, what in takes.items():
         kind = kinds.add_parser(figure, help=f"of {what} or several" if figure != "gates" else f"of {what}")
         count = 1 if figure == "gates" else "+"
-        kind.add_argument("named", metavar="NAME=PATH", type=named_path, nargs=count, help=f"{what} and its name")
+        kind.add_argument(
+            "named", metavar="NAME=PATH", type=terminal.named_path, nargs=count, help=f"{what} and its name"
+        )
         kind.add_argument("--output", type=png, required=True, help="the PNG; an old one is replaced")
         if figure == "loss":
             continue
-        kind.add_argument("--images", nargs="+", type=pathlib.Path, metavar="FILE", help="instead of a dataset's")
+        kind.add_argument("--images", nargs="+", type=terminal.folder, metavar="FILE", help="instead of a dataset's")
         kind.add_argument("--dataset", help="instead of the run's")
-        kind.add_argument("--data-dir", help="where the dataset lies")
+        kind.add_argument("--data-dir", type=terminal.folder, help="where the dataset lies")
         kind.add_argument("--resize", type=int, help="pixels of the shorter side before the crop, instead of the run's")
         default = {"heatmaps": 8, "gates": 64}[figure]
-        kind.add_argument("--count", type=int, default=default, help="images of the dataset (default: %(default)s)")
+        kind.add_argument(
+            "--count", type=terminal.at_least_one, default=default, help="images of the dataset (default: %(default)s)"
+        )
         if figure == "heatmaps":
             kind.add_argument("--layer", help="whose maps; by default the last with more than one position")
             kind.add_argument("--predicted", action="store_true", help="each network's own class, not the label")
-    arguments = parser.parse_args(argv)
-    if getattr(arguments, "count", 1) < 1:
-        parser.error(f"--count must be at least 1. Received: {arguments.count}")
-    return arguments
-
-
-def new_figure(width, height):
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def save(figure, path):
-    """Writes beside the target and renames."""
-    from engine import run_directory
-
-    temporary = path.with_name(run_directory.temporary_name(path.name))
-    figure.savefig(temporary, dpi=100, format="png")
-    os.replace(temporary, path)
-
-
-def loss_curves(named):
-    """{name: rows of history.csv} -> figure: training on the left, validation on the right."""
-    figure = new_figure(9, 3.6)
-    panels = (("loss", "training"), ("validation_loss", "validation"))
-    for axes, (column, title) in zip(figure.subplots(1, 2), panels, strict=True):
-        for name, rows in named.items():
-            epochs, values = [int(row["epoch"]) for row in rows], [float(row[column]) for row in rows]
-            axes.plot(epochs, values, marker="." if len(rows) < 40 else None, label=name)
-        axes.set(title=title, xlabel="epoch", ylabel="cross-entropy", yscale="log")
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.grid(alpha=0.3, which="both")
-        axes.legend()
-    return figure
+    return parser.parse_args(argv)
 
 
 def read_histories(named):
@@ -186,10 +142,11 @@ def heat_maps(models, images, labels, class_names, layer, predicted):
     import numpy as np
     from matplotlib import colormaps
 
+    import plots
     from na_keras.graph import grad_cam
 
     rows, columns = 1 + len(models), len(images)
-    figure = new_figure(0.5 + 1.25 * columns, 0.15 + 1.45 * rows)
+    figure = plots.new_figure(0.5 + 1.25 * columns, 0.15 + 1.45 * rows)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.set(xticks=[], yticks=[])
@@ -232,7 +189,9 @@ def gates_of(model, images):
 
 def gate_boxes(gates, title):
     """{name: gates} -> figure, a box per module."""
-    figure = new_figure(max(5, 1.5 + 0.45 * len(gates)), 4)
+    import plots
+
+    figure = plots.new_figure(max(5, 1.5 + 0.45 * len(gates)), 4)
     axes = figure.subplots()
     axes.boxplot(list(gates.values()), whis=(5, 95), showfliers=False, widths=0.6, medianprops={"linewidth": 2})
     axes.axhline(FRESH_GATE, linestyle="--", linewidth=1, color="grey", label="fresh module, sigmoid(1)")
@@ -265,16 +224,20 @@ def make_heat_maps(arguments):
 
 
 def make_loss(arguments):
-    return loss_curves(read_histories(arguments.named))
+    import plots
+
+    return plots.loss_curves(read_histories(arguments.named))
 
 
 FIGURES = {"loss": make_loss, "heatmaps": make_heat_maps, "gates": make_gates}
 
 
 def main(argv=None):
-    if importlib.util.find_spec("matplotlib") is None:
-        sys.exit("figures.py: matplotlib not installed. Run: pip install -e '.[train]'")
     arguments = parse_arguments(argv)
+    terminal.check_installed("figures.py", ["matplotlib"])
+    print(f"Computing on {terminal.start_tensorflow()}", flush=True)
+    import plots
+
     try:
         if not arguments.output.parent.is_dir():
             raise FileNotFoundError(f"There is no folder {arguments.output.parent} for --output.")
@@ -284,7 +247,7 @@ def main(argv=None):
         figure = FIGURES[arguments.figure](arguments)
     except (ValueError, OSError) as error:
         sys.exit(f"figures.py: {error}")
-    save(figure, arguments.output)
+    plots.save(figure, arguments.output)
     print(f"Wrote {arguments.output}")
 
 

@@ -11,80 +11,114 @@ The two disagree in places, so both are here under their names. A third is how o
 
 import dataclasses
 
-from na_keras import ATTENTION
-from na_keras.models import MODELS
-
-SCHEDULES = ("cosine", "step")
-OPTIMIZERS = ("sgd", "lamb")
-LOSSES = ("cross_entropy", "binary_cross_entropy")
+from recipe_fields import check_field, setting
 
 
-@dataclasses.dataclass(frozen=True)
+def known_models():
+    """The names in na_keras.models.MODELS."""
+    from na_keras.models import MODELS  # not at the top: command lines are parsed before Keras is imported
+
+    return tuple(MODELS)
+
+
+def known_attention():
+    """None and the names in na_keras.ATTENTION."""
+    from na_keras import ATTENTION
+
+    return (None, *ATTENTION)
+
+
+NETWORK, DATA, AUGMENTATION = "network", "data", "augmentation of the training images"
+SCHEDULE, OPTIMIZER, LOSS = "learning rate and duration", "optimizer", "loss"
+SEEDS = (0, 2**31 - 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What decides a run. Sizes in pixels, durations in epochs.
+    """What decides a run. Each field's meaning, limits and choices stand with it, and are those of its flag."""
 
-    Attributes:
-        model, attention: names in na_keras.models.MODELS and na_keras.ATTENTION (None: no attention).
-        model_options: further arguments of the builder.
-        dataset: see na_keras.data.load_source.
-        size: sides of the images that the network is trained on; evaluation_size: and evaluated on, if others;
-            evaluation_resize: shorter side before evaluation's centre crop.
-        crop_area, crop_aspect, flip, antialias: see na_keras.preprocessing.training_image.
-        rand_augment: None, or the magnitude of na_keras.data.augmentation.rand_augment.
-        mixup, cutmix, target_threshold: see na_keras.data.augmentation.mixed_batch.
-        skip_unreadable: an image that does not decode gets weight 0 and is counted, instead of stopping the run.
-        epochs; batch_size: images per step, all replicas together.
-        learning_rate: peak. schedule: "cosine", to zero, or "step", times `decay_factor` every `decay_epochs`;
-            warmup_epochs: linear from zero, before the cosine.
-        optimizer: "sgd" (na_keras.TorchSGD) or "lamb" (na_keras.TimmLamb).
-        momentum, weight_decay: as torch.optim.SGD takes them (LAMB has its own two momenta); no_weight_decay: regular
-            expressions; a variable is not decayed if one is found in its path, "layer name/variable name".
-        clip_norm: None, or the largest norm of all gradients together.
-        loss: "cross_entropy", or "binary_cross_entropy": each class a question by itself, the mean over the classes.
-        label_smoothing: share of the target that is spread over all classes.
-        ema_decay: None, or the decay of the weights' exponential moving average, which then is what is evaluated and
-            saved.
-        accumulate: slices that each replica's batch is worked through in, for batches that do not fit at once; the
-            gradients are added up, the batch norm sees one slice at a time.
-        seed: decides initial weights, order and augmentation.
-    """
+    model: str = setting(NETWORK, "name of the network", choices=known_models)
+    attention: str | None = setting(NETWORK, 'attention module, "none" for no attention', choices=known_attention)
+    model_options: dict = setting(NETWORK, "further arguments of the network's builder, as in '{\"alpha\": 0.35}'", {})
+    seed: int = setting(NETWORK, "decides initial weights, order and augmentation", 0, limits=SEEDS)
 
-    model: str
-    attention: str | None
-    dataset: str
-    size: int
-    evaluation_resize: int
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    schedule: str
-    weight_decay: float
-    crop_area: tuple[float, float] = (0.08, 1.0)  # torchvision's defaults, the "common practice" of section 5.1
-    crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
-    flip: bool = True
-    antialias: bool = True
-    evaluation_size: int | None = None
-    rand_augment: float | None = None
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    target_threshold: float | None = None
-    skip_unreadable: bool = False
-    decay_epochs: int = 30
-    decay_factor: float = 0.1
-    warmup_epochs: int = 0
-    optimizer: str = "sgd"
-    momentum: float = 0.9
-    no_weight_decay: tuple[str, ...] = ()
-    clip_norm: float | None = None
-    loss: str = "cross_entropy"
-    label_smoothing: float = 0.0
-    ema_decay: float | None = None
-    accumulate: int = 1
-    model_options: dict = dataclasses.field(default_factory=dict)
-    seed: int = 0
+    dataset: str = setting(DATA, '"digits", "folder" (image files), or a dataset that TFDS has prepared')
+    size: int = setting(DATA, "pixels of the training images' sides", limits=(32, None))
+    evaluation_resize: int = setting(
+        DATA,
+        "pixels of the shorter side before evaluation's centre crop, at least the size of the crop",
+        limits=("resolved_evaluation_size", None),
+    )
+    evaluation_size: int | None = setting(
+        DATA, "pixels of the sides in evaluation and of the saved network, if not --size", None, limits=(32, None)
+    )
+    skip_unreadable: bool = setting(
+        DATA, "leave out and count training images that do not decode, instead of stopping the run", False
+    )
+
+    # torchvision's defaults, the "common practice" of section 5.1. See na_keras.preprocessing.training_image.
+    crop_area: tuple[float, float] = setting(
+        AUGMENTATION, "share of the image's area that a random crop takes", (0.08, 1.0), limits=(0, 1)
+    )
+    crop_aspect: tuple[float, float] = setting(
+        AUGMENTATION, "width over height of a random crop", (3 / 4, 4 / 3), limits=(0, None)
+    )
+    flip: bool = setting(AUGMENTATION, "mirror every other image", True)
+    antialias: bool = setting(AUGMENTATION, "average over the pixels that shrinking merges", True)
+    # See na_keras.data.augmentation.
+    rand_augment: float | None = setting(AUGMENTATION, "magnitude of RandAugment", None, limits=(0, 10))
+    mixup: float = setting(AUGMENTATION, "alpha of MixUp, 0 for none", 0.0, limits=(0, None))
+    cutmix: float = setting(AUGMENTATION, "alpha of CutMix, 0 for none", 0.0, limits=(0, None))
+
+    epochs: int = setting(SCHEDULE, "passes over the training images", limits=(1, None))
+    batch_size: int = setting(SCHEDULE, "images per step, all replicas together", limits=(1, None))
+    learning_rate: float = setting(SCHEDULE, "the highest", limits=(0, None))
+    schedule: str = setting(
+        SCHEDULE, "cosine: to zero; step: times --decay-factor every --decay-epochs", choices=("cosine", "step")
+    )
+    warmup_epochs: int = setting(SCHEDULE, "of a linear rise from zero, before the cosine", 0, limits=(0, "epochs"))
+    decay_epochs: int = setting(SCHEDULE, "between two drops of the step schedule", 30, limits=(1, None))
+    decay_factor: float = setting(SCHEDULE, "what each drop multiplies by", 0.1, limits=(0, 1))
+    accumulate: int = setting(
+        SCHEDULE,
+        "slices that each replica's batch is worked through in, for batches that do not fit at once; gradients are "
+        "added up, the batch norm sees one slice at a time",
+        1,
+        limits=(1, None),
+    )
+
+    optimizer: str = setting(OPTIMIZER, "na_keras.TorchSGD or na_keras.TimmLamb", "sgd", choices=("sgd", "lamb"))
+    momentum: float = setting(
+        OPTIMIZER, "as torch.optim.SGD takes it (LAMB has its own two momenta)", 0.9, limits=(0, 1)
+    )
+    weight_decay: float = setting(OPTIMIZER, "as PyTorch's optimizers take it", limits=(0, None))
+    no_weight_decay: tuple[str, ...] = setting(
+        OPTIMIZER,
+        'regular expressions, as in \'["bias$"]\': a variable is not decayed if one is found in its path, "layer '
+        'name/variable name"',
+        (),
+    )
+    clip_norm: float | None = setting(OPTIMIZER, "largest norm of all gradients together", None, limits=(0, None))
+    ema_decay: float | None = setting(
+        OPTIMIZER,
+        "decay of the weights' exponential moving average, which then is what is evaluated and saved",
+        None,
+        limits=(0, 1),
+    )
+
+    loss: str = setting(
+        LOSS,
+        "binary_cross_entropy asks about each class by itself and takes the mean over the classes",
+        "cross_entropy",
+        choices=("cross_entropy", "binary_cross_entropy"),
+    )
+    label_smoothing: float = setting(LOSS, "share of the target that is spread over all classes", 0.0, limits=(0, 1))
+    target_threshold: float | None = setting(
+        LOSS, "shares of mixed targets above this count as 1, others as 0", None, limits=(0, 0.5)
+    )
 
     @property
-    def tested_size(self):
+    def resolved_evaluation_size(self):
         """Sides of the images in evaluation, and of those that the saved network takes."""
         return self.evaluation_size or self.size
 
@@ -95,6 +129,13 @@ class Recipe:
             return None
         return {"mixup": self.mixup, "cutmix": self.cutmix, "threshold": self.target_threshold}
 
+
+# What a recipe.json means that was written before a field existed.
+BEFORE = {
+    field.name: field.metadata["before"]
+    for field in dataclasses.fields(Recipe)
+    if field.metadata["before"] is not dataclasses.MISSING
+}
 
 IMAGENET = {"attention": "na", "dataset": "imagenet2012", "size": 224, "evaluation_resize": 256}
 
@@ -176,47 +217,12 @@ RECIPES = {
 }
 
 
-def in_range(recipe):
-    """Raises ValueError on a number that could only fail later, or silently."""
-    limits = {
-        "epochs": (1, None),
-        "batch_size": (1, None),
-        "size": (32, None),
-        "evaluation_size": (32, None),
-        "evaluation_resize": (recipe.tested_size, None),
-        "rand_augment": (0, 10),
-        "mixup": (0, None),
-        "cutmix": (0, None),
-        "target_threshold": (0, 0.5),
-        "ema_decay": (0, 1),
-        "learning_rate": (0, None),
-        "weight_decay": (0, None),
-        "decay_epochs": (1, None),
-        "decay_factor": (0, 1),
-        "warmup_epochs": (0, recipe.epochs),
-        "momentum": (0, 1),
-        "clip_norm": (0, None),
-        "label_smoothing": (0, 1),
-        "accumulate": (1, None),
-        "seed": (0, 2**31 - 1),
-    }
-    for field, (low, high) in limits.items():
-        value = getattr(recipe, field)
-        if value is not None and not (low <= value and (high is None or value <= high)):
-            bound = f"at least {low}" if high is None else f"between {low} and {high}"
-            raise ValueError(f"{field} must be {bound}. Received: {value}")
-    for field, highest in (("crop_area", 1.0), ("crop_aspect", float("inf"))):
-        low, high = getattr(recipe, field)
-        if not 0 < low <= high <= highest:
-            raise ValueError(f"{field} must be a range of positive numbers (low, high). Received: {(low, high)}")
-
-
 def get_recipe(name, **overrides):
     """The recipe of that name with the fields in `overrides` replaced; None keeps a field.
 
     Raises:
-        ValueError: an unknown recipe (the message lists the known ones), model, attention or schedule, or a number
-            outside its range, or options that contradict. Nothing has been loaded or written by then.
+        ValueError: an unknown recipe (the message lists the known ones), a value that is none of a field's choices, or
+            a number outside its range. Nothing has been loaded or written by then.
     """
     if name not in RECIPES:
         raise ValueError(f"recipe must be one of {sorted(RECIPES)}. Received: {name!r}")
@@ -227,10 +233,6 @@ def get_recipe(name, **overrides):
         # The builder's other arguments belong to the recipe's own network; its numbers stand under any.
         overrides.setdefault("model_options", {})
     recipe = dataclasses.replace(RECIPES[name], **overrides)
-    known = {"model": MODELS, "attention": [None, *ATTENTION], "schedule": SCHEDULES}
-    known |= {"optimizer": OPTIMIZERS, "loss": LOSSES}
-    for field, values in known.items():
-        if getattr(recipe, field) not in values:
-            raise ValueError(f"{field} must be one of {list(values)}. Received: {getattr(recipe, field)!r}")
-    in_range(recipe)
+    for field in dataclasses.fields(recipe):
+        check_field(field, recipe)
     return recipe

@@ -9,12 +9,10 @@ paper rounds, less the paper's. Accuracies are the paper's, and say so, until a 
 the same network on imagenet2012. Of detection, Table 4, nothing is ours yet.
 """
 
-import argparse
-import os
-import pathlib
 import sys
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+import progress
+import terminal
 
 PLACEHOLDER = "-"  # the paper prints nothing here, or there is nothing yet
 HEADER = ("network", "params/M paper", "ours", "diff", "GFLOPs paper", "ours", "diff", "GMACs ours")
@@ -130,43 +128,40 @@ def classification_rows(table, counts, runs):
         )
 
 
-def as_text(header, rows, markdown):
-    """A table: first column to the left, the others to the right."""
-    lines = [header, *rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    cells = [[cell.rjust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
-    for line, written in zip(lines, cells, strict=True):
-        written[0] = line[0].ljust(widths[0])
-    if not markdown:
-        return "\n".join("  ".join(line).rstrip() for line in cells)
-    rule = ["-" * width if not column else "-" * (width - 1) + ":" for column, width in enumerate(widths)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in (cells[0], rule, *cells[1:]))
+def count_networks():
+    """{(model, attention): counts} of every network in Tables 1 to 3, each counted once."""
+    networks = dict.fromkeys((model, attention) for _, table in CLASSIFICATION for _, model, attention, *_ in table)
+    bar, counts = progress.Progress(len(networks), "networks", stream=sys.stderr), {}
+    for network in networks:
+        counts[network] = count(*network)
+        bar.update(len(counts))
+    return counts
+
+
+def parse_arguments(argv):
+    parser = terminal.make_parser(__doc__)
+    parser.add_argument("--runs", type=terminal.folder, help="folder with run directories of train.py (default: none)")
+    parser.add_argument("--markdown", action="store_true", help="tables in Markdown")
+    return parser.parse_args(argv)
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=pathlib.Path, help="folder with run directories of train.py (default: none)")
-    parser.add_argument("--markdown", action="store_true", help="tables in Markdown")
-    arguments = parser.parse_args(argv)
+    arguments = parse_arguments(argv)
     if arguments.runs and not arguments.runs.is_dir():
         sys.exit(f"tables.py: no folder {arguments.runs}. Expected the folder that holds train.py's run directories.")
+    print(f"Counting on {terminal.start_tensorflow()}", file=sys.stderr, flush=True)
+    from na_keras.text_table import text_table
+
     try:
         runs = finished_runs(arguments.runs) if arguments.runs else {}
     except ValueError as error:
         sys.exit(f"tables.py: {error}")
-    networks = list(
-        dict.fromkeys((model, attention) for _, table in CLASSIFICATION for _, model, attention, *_ in table)
-    )
-    counts = {}
-    for number, network in enumerate(networks, start=1):
-        print(f"\rcounting network {number} of {len(networks)}", end="", file=sys.stderr, flush=True)
-        counts[network] = count(*network)
-    print(file=sys.stderr)
+    counts, style = count_networks(), "markdown" if arguments.markdown else "plain"
     for title, table in CLASSIFICATION:
-        print(f"{title}\n\n{as_text(HEADER, classification_rows(table, counts, runs), arguments.markdown)}\n")
+        print(f"{title}\n\n{text_table(HEADER, classification_rows(table, counts, runs), style)}\n")
     detection = [(*row, "not here yet") for row in TABLE_4]
     print("Table 4. Detection on COCO; all numbers are the paper's\n")
-    print(as_text(DETECTION_HEADER, detection, arguments.markdown) + "\n")
+    print(text_table(DETECTION_HEADER, detection, style) + "\n")
     print(NOTES, end="")
     for (model, attention), done in runs.items():
         for name, top1, top5 in done:

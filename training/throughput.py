@@ -12,39 +12,32 @@ against Model Garden's classification input where tf-models-official is installe
 bare tf.function with the same network and optimizer.
 """
 
-import argparse
-import os
 import statistics
 import sys
 import time
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-os.environ["KERAS_BACKEND"] = "tensorflow"
+import progress
+import recipe_fields
+import recipes
+import terminal
 
 PHOTOGRAPHS, HEIGHT, WIDTH = 256, 375, 500  # ImageNet's typical size
 BUFFERED = 32  # batches that the input may have ready from the time of the steps before; not counted
 
 
 def parse_arguments(argv):
-    import recipes
-    import train
-
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = terminal.make_parser(__doc__)
     add = parser.add_argument
     add("--recipe", default="resnet50-paper", help=f"one of {', '.join(recipes.RECIPES)} (default: %(default)s)")
-    add("--data-dir", help="where the dataset lies")
-    add("--strategy", default="none", help="as for train.py (default: %(default)s)")
-    add("--virtual-cpus", type=int, metavar="N", help="split the CPU into N replicas")
-    add("--precision", choices=("float32", "bfloat16", "float16"), default="float32")
-    add("--sync-bn", action="store_true")
-    add("--xla", action="store_true")
-    add("--steps", type=int, default=20, help="per measurement (default: %(default)s)")
-    add("--rounds", type=int, default=5, help="of interleaved measurements (default: %(default)s)")
+    add("--data-dir", type=terminal.folder, help="where the dataset lies")
+    terminal.add_execution_flags(parser)
+    positive = terminal.at_least_one
+    add("--steps", type=positive, default=20, help="per measurement (default: %(default)s)")
+    add("--rounds", type=positive, default=5, help="of interleaved measurements (default: %(default)s)")
     add("--compare", action="store_true", help="ratios against hand-written programs, instead of rates")
-    train.add_recipe_flags(parser, recipes.Recipe)
+    recipe_fields.add_flags(parser, recipes.Recipe)
     arguments = parser.parse_args(argv)
-    if arguments.steps < 1 or arguments.rounds < 1:
-        parser.error(f"--steps and --rounds must be at least 1. Received: {arguments.steps} and {arguments.rounds}")
+    terminal.check_execution_flags(parser, arguments)
     return arguments
 
 
@@ -81,7 +74,7 @@ def spread(values):
 
 
 def batches_of(recipe, source, epoch, context, **changed):
-    """The training pipeline of a recipe, as loop.py asks for it, with some options changed."""
+    """The training pipeline of a recipe, as loop.py asks for it, with other values of the options in `changed`."""
     from engine.loop import augmentation_options
     from na_keras.data import pipeline
 
@@ -97,15 +90,14 @@ def endless(recipe, source, context):
 
 def measure_rates(recipe, source, strategy, arguments):
     """Prints images per second of the input, of the step, and of both."""
-    import keras
     import tensorflow as tf
 
-    from engine import loop, steps
+    from engine import steps
+    from engine.training_state import TrainingState
 
-    run = loop.Run(recipe, strategy, len(source.class_names), 1000, arguments.precision, arguments.sync_bn)
-    train = steps.make_train_steps(
-        strategy, run.model, run.optimizer, recipe, run.loss_scale, run.averaged, arguments.xla
-    )
+    state = TrainingState(recipe, strategy, len(source.class_names), 1000, arguments.precision, arguments.sync_bn)
+    options = {"loss_scale": state.loss_scale, "averaged": state.averaged, "xla": arguments.xla}
+    train = steps.make_train_steps(strategy, state.model, state.optimizer, recipe, **options)
 
     @tf.function
     def consume(iterator, count):
@@ -130,7 +122,7 @@ def measure_rates(recipe, source, strategy, arguments):
     for job in jobs.values():  # compiles
         job()
     rates = {name: [] for name in jobs}
-    bar = keras.utils.Progbar(arguments.rounds, unit_name="round")
+    bar = progress.Progress(arguments.rounds, "rounds")
     for done in range(arguments.rounds):
         for name, job in jobs.items():
             if name == "input alone":
@@ -248,24 +240,25 @@ def compare_step(recipe, source, strategy, arguments):
     """
     import tensorflow as tf
 
-    from engine import loop, optimization, steps
+    from engine import optimization, steps
+    from engine.training_state import TrainingState, make_model
 
     default = tf.distribute.get_strategy()
     batch = next(iter(batches_of(recipe, source, 0, tf.distribute.InputContext())))
     classes = len(source.class_names)
 
     def ours():
-        run = loop.Run(recipe, default, classes, 1000)
-        train = steps.make_train_steps(default, run.model, run.optimizer, recipe)
+        state = TrainingState(recipe, default, classes, 1000)
+        train = steps.make_train_steps(default, state.model, state.optimizer, recipe)
         iterator = iter(tf.data.Dataset.from_tensors(batch).cache().repeat())
         one, go_on = tf.constant(1), tf.constant(0.0)
         return lambda: train(iterator, one, steps.NO_SUMS, go_on)["sums"].numpy()
 
     def bare():
-        model = loop.make_model(recipe, classes, False, recipe.size)
+        model = make_model(recipe, classes, False, recipe.size)
         schedule = optimization.make_schedule(recipe, 1000)
         optimizer = optimization.make_optimizer(recipe, schedule, model.trainable_variables)
-        weights = [variable.value for variable in model.trainable_variables]
+        trainable = [variable.value for variable in model.trainable_variables]
         iterator = iter(tf.data.Dataset.from_tensors(batch).cache().repeat())
 
         @tf.function
@@ -274,7 +267,7 @@ def compare_step(recipe, source, strategy, arguments):
             with tf.GradientTape() as tape:
                 logits = model(images, training=True)
                 loss = tf.reduce_mean(steps.example_losses(labels, logits, recipe.loss, recipe.label_smoothing))
-            optimizer.apply(tape.gradient(loss, weights), model.trainable_variables)
+            optimizer.apply(tape.gradient(loss, trainable), model.trainable_variables)
             return loss
 
         return lambda: step(iterator).numpy()
@@ -298,14 +291,12 @@ def compare_step(recipe, source, strategy, arguments):
 
 def main(argv=None):
     arguments = parse_arguments(argv)
-
-    import recipes
-    import train
+    print(f"Measuring on {terminal.start_tensorflow()}", flush=True)
     from engine import strategies
     from na_keras.data import load_source
 
     try:
-        recipe = recipes.get_recipe(arguments.recipe, **train.recipe_overrides(arguments, recipes.Recipe))
+        recipe = recipes.get_recipe(arguments.recipe, **recipe_fields.overrides(arguments, recipes.Recipe))
         strategy = strategies.make_strategy(arguments.strategy, arguments.virtual_cpus)
         strategies.check_batch_size(recipe.batch_size, strategy, recipe.accumulate)
         if recipe.dataset == "imagenet2012" and arguments.data_dir is None:

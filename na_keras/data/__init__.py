@@ -4,26 +4,34 @@ from na_keras.data.digits import digits
 from na_keras.data.image_folder import image_folder
 from na_keras.data.tfds import tfds_source
 
-SPLITS = ("train", "validation")
+SPLITS = ("train", "validation", "test")
 
 
-def load_source(dataset, split, data_dir=None):
+def load_source(dataset, split, data_dir=None, class_names=None):
     """The Source of a dataset's split.
 
     Args:
         dataset: "digits" (embedded), "folder" (image files, see image_folder), or the name of a dataset that TFDS has
             prepared ("imagenet2012"; see tfds).
-        split: "train" or "validation".
+        split: "train" or "validation", or "test" of data that has one; where there is no validation split,
+            "validation" is the test split.
         data_dir: where the data lies; the digits need none.
+        class_names: the classes that the data must have, in the order of their labels; by default the data decides.
+            With them, a folder needs no training split, and may lack some of the classes.
 
     Raises:
-        ValueError: an unknown dataset or split, or data of another kind than expected.
+        ValueError: an unknown dataset or split, or data of another kind or with other classes than expected.
         FileNotFoundError: data that is not there. Nothing is downloaded.
     """
-    if split not in SPLITS:
-        raise ValueError(f"split must be one of {SPLITS}. Received: {split!r}")
-    if dataset == "digits":
-        return digits(split)
+    splits = ("train", "validation") if dataset == "digits" else SPLITS
+    if split not in splits:
+        raise ValueError(f"split must be one of {splits}. Received: {split!r}")
     if dataset == "folder":
-        return image_folder(split, data_dir)
-    return tfds_source(dataset, split, data_dir)
+        return image_folder(split, data_dir, class_names)
+    source = digits(split) if dataset == "digits" else tfds_source(dataset, split, data_dir)
+    if class_names is not None and tuple(class_names) != source.class_names:
+        raise ValueError(
+            f"{source.name} must have the {len(class_names)} classes {', '.join(class_names[:5])} ... "
+            f"Received: {len(source.class_names)} classes {', '.join(source.class_names[:5])} ..."
+        )
+    return source

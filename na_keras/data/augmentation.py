@@ -7,8 +7,8 @@ shifts of another scale; so the three are written here.
     RandAugment   Cubuk et al., arXiv 1909.13719, with the operations and the scale of timm's "rand-m6-mstd0.5-inc1"
                   (timm/data/auto_augment.py), which the recipes of arXiv 2110.00476 name; pixels are Pillow's within 1,
                   but along the border of an image that was rotated, sheared or shifted
-    MixUp         Zhang et al., arXiv 1710.09412:  x = share * a + (1 - share) * b, share ~ Beta(alpha, alpha)
-    CutMix        Yun et al., arXiv 1905.04899: a box of b, of 1 - share of the area, is pasted into a
+    MixUp         Zhang et al., arXiv 1710.09412:  x = ratio * a + (1 - ratio) * b, ratio ~ Beta(alpha, alpha)
+    CutMix        Yun et al., arXiv 1905.04899: a box of b, 1 - ratio of the area, is pasted into a
 """
 
 import tensorflow as tf
@@ -172,6 +172,8 @@ def rand_augment(image, seed, magnitude, deviation=0.5, count=2, probability=0.5
         image: uint8 (height, width, 3), at least 3 x 3.
         seed: int tensor (2,); the result is a pure function of image and seed.
         magnitude, deviation: mean and standard deviation of the operations' strength, cut to 0..10.
+        count: how many operations are drawn.
+        probability: of applying each.
 
     Returns:
         uint8 tensor of the same shape.
@@ -191,19 +193,19 @@ def rand_augment(image, seed, magnitude, deviation=0.5, count=2, probability=0.5
     return tf.ensure_shape(image, shape)
 
 
-def shares(count, alpha, seed):
-    """`count` draws of Beta(alpha, alpha), float32."""
+def mixing_ratios(count, alpha, seed):
+    """`count` draws of Beta(alpha, alpha), float32 (count,)."""
     # float64: at alpha .1 a gamma variable below float32's smallest number is no rarity.
     one, other = tf.unstack(tf.random.stateless_gamma([2, count], seed, alpha, dtype=tf.float64))
     return tf.cast(one / (one + other), tf.float32)
 
 
-def boxes(share, height, width, seed):
-    """A mask (batch, height, width, 1), 1 inside a box of 1 - share of the area around a random centre, cut at the
-    border.
+def boxes(ratio, height, width, seed):
+    """Masks float32 (batch, height, width, 1): 1 inside a box of 1 - ratio (batch,) of the area, whose centre is drawn
+    uniformly and which is cut at the border.
     """
-    side = tf.sqrt(1.0 - share)
-    centres = tf.random.stateless_uniform([2, tf.shape(share)[0]], seed)
+    side = tf.sqrt(1.0 - ratio)
+    centres = tf.random.stateless_uniform([2, tf.shape(ratio)[0]], seed)
 
     def inside(length, centre):
         size, middle = tf.floor(side * length), tf.floor(centre * length)
@@ -219,15 +221,16 @@ def boxes(share, height, width, seed):
 def mixed_batch(images, labels, weights, seed, classes, mixup, cutmix, threshold=None):
     """Mixes each example with the one that stands opposite in the batch, by MixUp or by CutMix with equal chances.
 
-    Each example draws its own share (timm: one for a GPU's whole batch).
+    Each example draws its own mixing ratio (timm: one for a GPU's whole batch).
 
     Args:
         images: uint8 (batch, height, width, 3).
         labels: int64 (batch,). weights: float32 (batch,).
         seed: int tensor (2,).
         classes: number of classes.
-        mixup, cutmix: alpha of each share's Beta distribution; 0 leaves a method out, both 0 leaves the images.
-        threshold: None, or the share above which a class of a mixed image counts as fully there, for losses that ask
+        mixup, cutmix: alpha of the Beta distribution of the mixing ratio; 0 leaves a method out,
+            both 0 leave the images as they are.
+        threshold: None, or the target above which a class of a mixed image counts as fully there, for losses that ask
             about each class by itself.
 
     Returns:
@@ -238,16 +241,16 @@ def mixed_batch(images, labels, weights, seed, classes, mixup, cutmix, threshold
     pixels, targets = tf.cast(images, tf.float32), tf.one_hot(labels, classes)
     own = tf.ones((count, 1, 1, 1))  # of each pixel, how much is the example's own
     if mixup:
-        own = tf.reshape(shares(count, mixup, mixup_seed), (-1, 1, 1, 1))
+        own = tf.reshape(mixing_ratios(count, mixup, mixup_seed), (-1, 1, 1, 1))
     own = tf.broadcast_to(own, (count, height, width, 1))
     if cutmix:
-        cut = 1.0 - boxes(shares(count, cutmix, cutmix_seed), height, width, box_seed)
+        cut = 1.0 - boxes(mixing_ratios(count, cutmix, cutmix_seed), height, width, box_seed)
         chance = 0.5 if mixup else 1.0
         chosen = tf.random.stateless_uniform([count, 1, 1, 1], choice_seed) < chance
         own = tf.where(chosen, cut, own)
     mixed = own * pixels + (1.0 - own) * pixels[::-1]
-    share = tf.reduce_mean(own, axis=(1, 2))  # (batch, 1)
-    targets = share * targets + (1.0 - share) * targets[::-1]
+    ratio = tf.reduce_mean(own, axis=(1, 2))  # (batch, 1)
+    targets = ratio * targets + (1.0 - ratio) * targets[::-1]
     if threshold is not None:
         targets = tf.cast(targets > threshold, tf.float32)
     both = weights if not (mixup or cutmix) else weights * weights[::-1]

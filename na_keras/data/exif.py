@@ -71,10 +71,10 @@ def exif_content(data):
 
 def orientation_of_tiff(tiff):
     """The value of the tag Orientation in a TIFF file's first directory, int32; 1 where there is none of 1..8."""
-    content = tf.cast(tf.io.decode_raw(tiff, tf.uint8, fixed_length=SEGMENT_BYTES), tf.int32)
+    content = tf.io.decode_raw(tiff, tf.uint8, fixed_length=SEGMENT_BYTES)
     byte_order = content[:4]
-    big_endian = tf.reduce_all(byte_order == tf.constant(list(b"MM\0*")))
-    known = big_endian | tf.reduce_all(byte_order == tf.constant(list(b"II*\0")))
+    big_endian = tf.reduce_all(byte_order == tf.constant(list(b"MM\0*"), tf.uint8))
+    known = big_endian | tf.reduce_all(byte_order == tf.constant(list(b"II*\0"), tf.uint8))
 
     def number(digits):
         """The unsigned number in the last axis, of at most 4 bytes."""

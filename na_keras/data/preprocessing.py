@@ -146,7 +146,7 @@ def decode_window(data, window_of_shape, exif_orientation=True):
 
 
 def to_pixels(image):
-    """Float image -> uint8, rounded. Both resizes weight pixels with positive shares of 1: nothing leaves 0..255."""
+    """Float image -> uint8, rounded. Both resizes take weighted means with positive weights: nothing leaves 0..255."""
     return tf.cast(image + 0.5, tf.uint8)
 
 
@@ -186,12 +186,12 @@ def evaluation_image(data, resize=256, size=224, exif_orientation=True):
 
 
 def random_window(shape, seed, area=(0.08, 1.0), aspect=(3 / 4, 4 / 3)):
-    """torchvision's RandomResizedCrop: a window with a random share of the image's area and a random aspect ratio.
+    """torchvision's RandomResizedCrop: a window with a random part of the image's area and a random aspect ratio.
 
     Args:
         shape: (height, width, ...) of the image, integer tensor.
         seed: int tensor (2,); the window is a pure function of shape and seed.
-        area: range of the window's share of the image's area, drawn uniformly.
+        area: range of the window's part of the image's area, drawn uniformly.
         aspect: range of width / height, drawn uniformly in the logarithm.
 
     Returns:

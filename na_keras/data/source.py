@@ -7,6 +7,23 @@ import tensorflow as tf
 
 
 @dataclasses.dataclass(frozen=True)
+class FileExamples:
+    """The `examples` of a Source whose images are files: what is skipped or given to another machine is never read.
+
+    Attributes:
+        entries: function of a seed that returns the examples without their "image".
+        read: function of one entry that returns it with its "image".
+    """
+
+    entries: Callable[[int | None], tf.data.Dataset]
+    read: Callable[[dict], dict]
+
+    def __call__(self, seed):
+        """The examples with their images; see `Source`."""
+        return self.entries(seed).map(self.read, tf.data.AUTOTUNE)
+
+
+@dataclasses.dataclass(frozen=True)
 class Source:
     """One split of a labelled image dataset.
 
@@ -17,12 +34,20 @@ class Source:
         examples: function of a seed (None: the stored order) that returns a tf.data.Dataset of `count` elements
             {"image": scalar string, an encoded image; "label": int64; "index": int64, the same for the same image
             under every seed; "name": scalar string, for messages}. Equal seeds give equal orders.
+        notes: lines for a person who starts a run: how many images each class has, what was ignored.
     """
 
     name: str
     class_names: tuple[str, ...]
     count: int
     examples: Callable[[int | None], tf.data.Dataset]
+    notes: tuple[str, ...] = ()
+
+    def unread(self, seed):
+        """The elements of `examples(seed)` before their files are read, and the function that reads one of them."""
+        if isinstance(self.examples, FileExamples):
+            return self.examples.entries(seed), self.examples.read
+        return self.examples(seed), lambda example: example
 
 
 def permuted_range(count, seed):

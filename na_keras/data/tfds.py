@@ -16,7 +16,7 @@ from na_keras.data.source import Source
 IMAGENET = "imagenet2012"
 IMAGENET_TARS = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
 SHUFFLE_BUFFER = 16_384  # encoded images: some 1.8 GB of ImageNet
-VALIDATION_SPLITS = ("validation", "test")
+SPLITS = {"train": ("train",), "validation": ("validation", "test"), "test": ("test",)}  # ours: TFDS's, best first
 
 
 def prepared_builder(name, data_dir):
@@ -55,7 +55,7 @@ def tfds_source(name, split, data_dir):
 
     Args:
         name: as TFDS writes it, "imagenet2012" or with config and version.
-        split: "train" or "validation"; datasets without validation are evaluated on their test split.
+        split: "train", "validation" or "test"; of a dataset without it, "validation" is the test split.
         data_dir: TFDS's data directory, by default TFDS's own default.
 
     Raises:
@@ -68,10 +68,11 @@ def tfds_source(name, split, data_dir):
     features = builder.info.features
     if not {"image", "label"} <= set(features):
         raise ValueError(f"{name} is no image classification dataset: its features are {sorted(features)}")
-    wanted = (split,) if split == "train" else VALIDATION_SPLITS
-    found = [candidate for candidate in wanted if candidate in builder.info.splits]
+    found = [candidate for candidate in SPLITS[split] if candidate in builder.info.splits]
     if not found:
-        raise ValueError(f"{name} has no split named {' or '.join(wanted)}: it has {sorted(builder.info.splits)}")
+        raise ValueError(
+            f"{name} has no split named {' or '.join(SPLITS[split])}: it has {sorted(builder.info.splits)}"
+        )
     count = builder.info.splits[found[0]].num_examples
 
     def examples(seed):

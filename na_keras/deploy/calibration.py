@@ -9,22 +9,22 @@ import pathlib
 import tensorflow as tf
 
 from na_keras.data import load_source, preprocessing
+from na_keras.data.image_folder import IMAGE_SUFFIXES, images_and_others
 
 SEED = 0  # of the draw, so that the same export gives the same file
 
 
 def image_files(folder):
-    """The paths of the image files in a folder and those below it, in sorted order.
+    """The paths of the image files in a folder and those below it, in sorted order; hidden ones are left out.
 
     Raises:
         FileNotFoundError: no such folder, or no images in it.
     """
-    from na_keras.data.image_folder import ENDINGS
-
-    files = sorted(path for path in pathlib.Path(folder).glob("**/*") if path.suffix.lower() in ENDINGS)
+    folder = pathlib.Path(folder)
+    files, _, _ = images_and_others(folder) if folder.is_dir() else ([], [], 0)
     if not files:
         raise FileNotFoundError(
-            f"No images in {folder}: expected a folder with files that end in {', '.join(ENDINGS)}."
+            f"No images in {folder}: expected a folder with files that end in {', '.join(IMAGE_SUFFIXES)}."
         )
     return files
 

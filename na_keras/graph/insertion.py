@@ -6,9 +6,9 @@
 Where is said in insertion_points.py: by default at the authors' place, after the last normalisation of each residual
 branch.
 
-Weights are copied, not shared. A fresh NA multiplies by k = sigmoid(1) (gamma = 0, beta = 1), which changes what a
-trained network computes; `preserve=True` divides the weights that the normalisation multiplies by (gamma and beta) by
-k. With beta_initializer="zeros" k is 1/2, and the network stays the same to the bit.
+Weights and other state are copied, not shared (copying.py). A fresh NA multiplies by k = sigmoid(1) (gamma = 0, beta =
+1), which changes what a trained network computes; `preserve=True` divides the weights that the normalisation multiplies
+by (gamma and beta) by k. With beta_initializer="zeros" k is 1/2, and the network stays the same to the bit.
 """
 
 import contextlib
@@ -112,8 +112,8 @@ def fold(layer, module, shape):
     if k is None or k == 0:
         raise ValueError(
             f"{refusal}. A fresh one must multiply by a constant other than 0, as NormalizationAttention does; on "
-            f"random inputs this one multiplies by {low:.3g} to {high:.3g}. Use preserve=False and fine-tune, or "
-            "initialise the module so that it starts as a constant."
+            f"random inputs this one multiplies by {low:.3g} to {high:.3g}. Use preserve=False and fine-tune, or a "
+            'module that starts as a constant: attention="na" does.'
         )
     if k == 1:
         return
@@ -181,7 +181,8 @@ def insert_attention(model, attention="na", where=None, preserve=False):
         model: functional model, or a Sequential with a known input shape. Models inside it are entered too. It is left
             as it is.
         attention: a name in `na_keras.ATTENTION`, or a callable that takes `name=` and returns a layer; called once per
-            place, under the precision policy and data format of the layer before.
+            insertion point, under the precision policy of the layer before and the data format of its output, which is
+            that of the connected layers where it has none itself.
         where: None: after the last normalisation before each residual addition, as in the authors' code. A string: a
             regular expression, searched in layer names. A function of a layer: after each layer that it is true of.
             Additions without such a normalisation are left alone. For pre-activation networks such as
@@ -199,9 +200,10 @@ def insert_attention(model, attention="na", where=None, preserve=False):
         functional.
 
     Raises:
-        ValueError: the model has no graph; no place for a module, with names of layers that there are; no such module,
-            or one that does not fit; with `preserve=True`, a module without a constant gate, or one after a layer whose
-            weights cannot take up the constant.
+        ValueError: the model has no graph, or a call() of its own; a layer that cannot be copied with its state, by
+            name; no insertion point, with names of layers that there are; no such module, or one that does not fit;
+            with `preserve=True`, a module without a constant gate, or one after a layer whose weights cannot take up
+            the constant.
     """
     source = checked_functional(model, "insert_attention")
     factory = get_attention(attention)

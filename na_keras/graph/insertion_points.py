@@ -10,6 +10,7 @@ with the fewest operations of its own; the others are residual branches:
 From the addition a branch is followed back through layers without weights that keep the shape (dropout, activations).
 """
 
+import math
 import re
 
 from keras import Model, layers
@@ -119,17 +120,23 @@ def advice_on_where(model, before_additions):
     """What to give as `where=` instead, in sentences; only what a module can follow is named."""
     formats = formats_of_operations(model)
     calls = [call for current in models_of(model) for call in calls_of(current)]
-    operations = [call.operation for call in calls if id(call.operation) in formats]
+    calls = [call for call in calls if id(call.operation) in formats and not is_one_position(call.outputs[0])]
+    operations = [call.operation for call in calls]
     names = [operation.name for operation in operations if isinstance(operation, layers.Layer)]
     if not names:
         return "It has no layer that returns feature maps, (batch, height, width, channels), which the modules take."
     before = [operation.name for operation in before_additions if operation.name in names]
-    seen = f"Before those there is: {sample_of(before)}" if before else "The graph has none after a layer"
+    seen = f"Before those there is: {sample_of(before)}" if before else "The graph has no such addition"
     pattern = f"^{re.escape((before or names)[-1])}$"
     return (
         f'{seen}; additions inside a layer are not seen. Say where the modules go: where="{pattern}", for one, is a '
         f"regular expression searched in layer names. Layers with feature maps: {sample_of(names)}"
     )
+
+
+def is_one_position(tensor):
+    """Whether a feature map has one position only, in either data format; at its end a network may have such."""
+    return 1 in (math.prod(size or 2 for size in sides) for sides in (tensor.shape[1:3], tensor.shape[2:]))
 
 
 def sample_of(names, count=8):

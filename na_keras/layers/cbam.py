@@ -18,48 +18,51 @@ from keras import ops
 
 from na_keras.layers.feature_map import (
     FeatureMapLayer,
-    as_statistics,
-    axes_of,
+    axes,
     check_positive_integer,
     check_reduction,
+    convolve,
+    for_all_positions,
+    for_statistics,
     from_channels_last,
-    kaiming_normal,
+    in_dtype_of,
 )
-from na_keras.layers.squeeze_excite import bottleneck_layers
+from na_keras.layers.initializers import KAIMING_NORMAL
+from na_keras.layers.squeeze_excite import bottleneck_layers, excitation
 
 
 def channel_gate(x, squeeze, excite, data_format):
-    """Equation 2 from x in float32: (b, 1, 1, c) or (b, c, 1, 1)."""
-    _, position_axes = axes_of(data_format)
-    mean = excite(squeeze(ops.mean(x, axis=position_axes)))
-    maximum = excite(squeeze(ops.max(x, axis=position_axes)))
-    return ops.expand_dims(ops.sigmoid(mean + maximum), position_axes)
+    """Equation 2: (b, 1, 1, c) or (b, c, 1, 1), values in (0, 1), from x in float32. Weights as in `cbam`."""
+    _, positions = axes(data_format)
+    mean = excitation(ops.mean(x, axis=positions), squeeze, excite)
+    maximum = excitation(ops.max(x, axis=positions), squeeze, excite)
+    return for_all_positions(ops.sigmoid(mean + maximum), data_format)
 
 
-def spatial_gate(x, convolution, norm, data_format):
-    """Equation 3 from x in float32: (b, h, w, 1) or (b, 1, h, w)."""
-    channel_axis, _ = axes_of(data_format)
-    maximum, mean = ops.max(x, axis=channel_axis), ops.mean(x, axis=channel_axis)
-    return from_channels_last(ops.sigmoid(norm(convolution(ops.stack([maximum, mean], axis=-1)))), data_format)
+def spatial_gate(x, kernel, norm, data_format):
+    """Equation 3: (b, h, w, 1) or (b, 1, h, w), values in (0, 1), from x in float32. Weights as in `cbam`."""
+    channels, _ = axes(data_format)
+    maps = ops.stack([ops.max(x, axis=channels), ops.mean(x, axis=channels)], axis=-1)
+    return from_channels_last(ops.sigmoid(norm(convolve(maps, kernel, padding="same"))), data_format)
 
 
-def cbam(x, squeeze, excite, convolution, norm, data_format="channels_last"):
-    """Both gates, one after the other.
+def cbam(x, squeeze, excite, kernel, norm, data_format="channels_last"):
+    """CBAM as a function: x times the channel gate, and that times the spatial gate of it.
 
     Args:
         x: floating tensor (b, h, w, c), or (b, c, h, w) with `data_format="channels_first"`; h and w may be unknown.
-        squeeze, excite: functions (b, c) -> (b, c // r) -> (b, c), the MLP's layers; for example
-            `linear(kernel, bias)`, the first with a ReLU behind.
-        convolution: function (b, h, w, 2) -> (b, h, w, 1), of the maxima and means over the channels.
-        norm: function of its output, the batch norm.
+        squeeze: the MLP's first (kernel (c, c // r), bias (c // r,)), or a callable (b, c) -> (b, c // r).
+        excite: its second (kernel (c // r, c), bias (c,)), or a callable (b, c // r) -> (b, c).
+        kernel: of the spatial convolution, (k, k, 2, 1), or a callable (b, h, w, 2) -> (b, h, w, 1).
+        norm: batch norm after it, a callable that keeps the shape (b, h, w, 1).
         data_format: `"channels_last"` or `"channels_first"`.
 
     Returns:
-        Tensor in the shape and dtype of x; gates and products are computed in float32 at least.
+        Tensor in the shape and dtype of x. Both gates are computed in float32.
     """
-    refined = as_statistics(x)
+    refined = for_statistics(x)
     refined = refined * channel_gate(refined, squeeze, excite, data_format)
-    return ops.cast(refined * spatial_gate(refined, convolution, norm, data_format), x.dtype)
+    return in_dtype_of(x, refined * spatial_gate(refined, kernel, norm, data_format))
 
 
 @keras.saving.register_keras_serializable(package="na_keras")
@@ -116,7 +119,7 @@ class CBAM(FeatureMapLayer):
             padding="same",
             data_format="channels_last",
             use_bias=False,
-            kernel_initializer=kaiming_normal(),
+            kernel_initializer=KAIMING_NORMAL,
             dtype=dtype,
             name="spatial_conv",
         )

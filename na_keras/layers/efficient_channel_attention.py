@@ -18,9 +18,10 @@ from na_keras.layers.feature_map import (
     FeatureMapLayer,
     check_positive_integer,
     for_all_positions,
-    mean_over_positions,
-    torch_linear,
+    in_dtype_of,
+    mean_of_positions,
 )
+from na_keras.layers.initializers import torch_linear
 
 
 def adaptive_kernel_size(channels):
@@ -29,21 +30,28 @@ def adaptive_kernel_size(channels):
     return size if size % 2 else size + 1
 
 
-def efficient_channel_attention(x, kernel, data_format="channels_last"):
-    """Equation 9 and the product: x times its gate.
+def efficient_channel_attention_gate(x, kernel, data_format="channels_last"):
+    """The gate of the ECA module, equation 9.
 
     Args:
         x: floating tensor (b, h, w, c), or (b, c, h, w) with `data_format="channels_first"`; h and w may be unknown.
-        kernel: tensor (k, 1, 1), k odd and at most c.
+        kernel: tensor (k, 1, 1), with k odd and at most c.
         data_format: `"channels_last"` or `"channels_first"`.
 
     Returns:
-        Tensor in the shape and dtype of x; the gate is computed in float32 at least.
+        Tensor (b, 1, 1, c) or (b, c, 1, 1), float32 (float64 for float64 x on TensorFlow), values in (0, 1).
     """
-    mean = mean_over_positions(x, data_format)
-    kernel = ops.cast(kernel, mean.dtype)
-    scores = ops.conv(ops.expand_dims(mean, 2), kernel, padding="same", data_format="channels_last")
-    return x * for_all_positions(ops.sigmoid(ops.squeeze(scores, 2)), x, data_format)
+    mean = ops.expand_dims(mean_of_positions(x, data_format), 2)  # (b, c, 1): the channels are the positions
+    scores = ops.conv(mean, ops.cast(kernel, mean.dtype), padding="same", data_format="channels_last")
+    return for_all_positions(ops.sigmoid(ops.squeeze(scores, 2)), data_format)
+
+
+def efficient_channel_attention(x, kernel, data_format="channels_last"):
+    """The ECA module as a function: x times its gate, in the shape and dtype of x.
+
+    Arguments as in `efficient_channel_attention_gate`.
+    """
+    return x * in_dtype_of(x, efficient_channel_attention_gate(x, kernel, data_format))
 
 
 @keras.saving.register_keras_serializable(package="na_keras")

@@ -1,29 +1,83 @@
-"""What the attention layers share: a batch of feature maps comes in, its axes are known, arithmetic is in float32.
+"""What the attention layers share: feature maps and their axes, float32 statistics, weights, checks of arguments.
 
-Statistics, softmax and gates are computed in `statistics_dtype`, float32 at least, whatever the mixed-precision
-policy; what leaves a layer is in its compute dtype.
+Every module is a pure function of a feature map and of its weights, in keras.ops only, and a layer that holds the
+weights and calls it. The functions work without a Keras layer around them (in a layer of tf_keras, say). Their weights
+come in two forms:
+
+    fully connected    (kernel (inputs, outputs), bias (outputs,) or None), or a callable that does the same
+    convolution        kernel (k, k, inputs of a group, outputs), or a callable that does the same
+    batch norm         a callable, because it updates its statistics in training; that mode is bound already
+
+The layers here pass their sublayers as callables, which keeps what Keras made of these: their dtype, int8 weights after
+`quantize`.
+
+Statistics, softmax and gates are computed in float32 at least, whatever the mixed-precision policy; what leaves a
+function is in the dtype of the features that it got.
 """
 
 import numbers
 
 import keras
-from keras import initializers, ops
+from keras import ops
 
 # The variance of equal values is 0, where the derivative of the square root is infinite and XLA turns
 # inf * 0 into NaN. Clipping far below epsilon**2 keeps the gradient finite and the value unchanged.
 SMALLEST_VARIANCE = 1e-24
 
-# torch.nn.init.kaiming_normal_(mode="fan_out"), which the reference code gives every convolution; as a configuration
-# that any implementation of Keras' layers takes.
-KAIMING_NORMAL = {
-    "class_name": "VarianceScaling",
-    "config": {"scale": 2.0, "mode": "fan_out", "distribution": "untruncated_normal"},
-}
-# PyTorch counts 9 * channels as a depthwise kernel's fan-out; in Keras that number is its fan-in.
-KAIMING_NORMAL_DEPTHWISE = {
-    "class_name": "VarianceScaling",
-    "config": {"scale": 2.0, "mode": "fan_in", "distribution": "untruncated_normal"},
-}
+
+def axes(data_format):
+    """The axis of the channels, and those of height and width."""
+    return (3, (1, 2)) if data_format == "channels_last" else (1, (2, 3))
+
+
+def to_channels_last(x, data_format):
+    """x as (b, h, w, c). Convolutions run in this order: it is the only one that every device has them in."""
+    return x if data_format == "channels_last" else ops.moveaxis(x, 1, 3)
+
+
+def from_channels_last(x, data_format):
+    """The inverse of `to_channels_last`."""
+    return x if data_format == "channels_last" else ops.moveaxis(x, 3, 1)
+
+
+def for_statistics(x):
+    """x in float32, or in float64 if it is."""
+    return ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
+
+
+def in_dtype_of(x, values):
+    """`values` in the dtype of the features x, and floating if x holds integers: a gate must not become 0."""
+    return ops.cast(values, keras.backend.result_type(x.dtype, float))
+
+
+def mean_of_positions(x, data_format):
+    """(b, c) in float32."""
+    return ops.mean(for_statistics(x), axis=axes(data_format)[1])
+
+
+def for_all_positions(values, data_format):
+    """(b, c) -> (b, 1, 1, c) or (b, c, 1, 1)."""
+    return ops.expand_dims(values, axes(data_format)[1])
+
+
+def linear(x, weights):
+    """Fully connected: x (..., inputs) -> (..., outputs). `weights` is (kernel, bias or None), or a callable."""
+    if callable(weights):
+        return weights(x)
+    kernel, bias = weights
+    x = ops.matmul(x, ops.cast(kernel, x.dtype))
+    return x if bias is None else x + ops.cast(bias, x.dtype)
+
+
+def convolve(x, kernel, strides=1, padding="valid", dilation_rate=1):
+    """Convolution without bias: x (b, h, w, c) -> (b, h', w', outputs). A callable as `kernel` does all of it.
+
+    With a kernel (k, k, inputs of a group, outputs) there are as many groups as its inputs fit into the channels.
+    """
+    if callable(kernel):
+        return kernel(x)
+    kernel = ops.cast(kernel, x.dtype)
+    return ops.conv(x, kernel, strides, padding, data_format="channels_last", dilation_rate=dilation_rate)
 
 
 def standard_deviation(variance):
@@ -48,70 +102,7 @@ def softmax(scores, axis):
 def flatten_positions(x):
     """(b, h, w, c) -> (b, h * w, c); height and width may be unknown, the batch may be empty."""
     batch, height, width, _ = ops.shape(x)
-    return ops.reshape(x, (batch, height * width, x.shape[3]))
-
-
-def axes_of(data_format):
-    """(the axis of the channels, the axes of height and width) of a batch of feature maps."""
-    return (3, (1, 2)) if data_format == "channels_last" else (1, (2, 3))
-
-
-def as_channels_last(x, data_format):
-    """x as (b, h, w, c). Convolutions run in this order: it is the only one that every device has them in."""
-    return x if data_format == "channels_last" else ops.moveaxis(x, 1, 3)
-
-
-def from_channels_last(x, data_format):
-    """The inverse of `as_channels_last`."""
-    return x if data_format == "channels_last" else ops.moveaxis(x, 3, 1)
-
-
-def as_statistics(x):
-    """x in float32 at least: what statistics, softmax and gates are computed in, whatever the precision of x."""
-    return ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
-
-
-def mean_over_positions(x, data_format):
-    """(b, c) in float32 at least."""
-    return ops.mean(as_statistics(x), axis=axes_of(data_format)[1])
-
-
-def for_all_positions(values, x, data_format):
-    """values (b, c) -> (b, 1, 1, c) or (b, c, 1, 1), in the dtype of x: what multiplies or is added to x."""
-    return ops.cast(ops.expand_dims(values, axes_of(data_format)[1]), x.dtype)
-
-
-def linear(kernel, bias=None):
-    """A fully connected layer as a function of explicit weights: x -> x kernel + bias.
-
-    The functions of the modules take their inner layers as functions, because a Keras layer may hold its weights in
-    int8 or update statistics; this makes such a function where there are weights and no layer.
-
-    Args:
-        kernel: tensor (inputs, units).
-        bias: tensor (units,), or None.
-    """
-
-    def apply(x):
-        y = ops.matmul(x, ops.cast(kernel, x.dtype))
-        return y if bias is None else y + ops.cast(bias, x.dtype)
-
-    return apply
-
-
-def kaiming_normal():
-    """A fresh initializer of `KAIMING_NORMAL`; each has a random seed of its own."""
-    return initializers.get(KAIMING_NORMAL)
-
-
-def kaiming_normal_depthwise():
-    """The same of `KAIMING_NORMAL_DEPTHWISE`."""
-    return initializers.get(KAIMING_NORMAL_DEPTHWISE)
-
-
-def torch_linear(features):
-    """torch.nn.Linear's default for weight and bias: uniform within 1 / sqrt(input features)."""
-    return initializers.RandomUniform(-(features**-0.5), features**-0.5)
+    return ops.reshape(x, (batch, height * width, x.shape[3]))  # not -1, which an empty batch leaves open
 
 
 def check_positive_integer(name, value, reason):
@@ -190,12 +181,12 @@ class FeatureMapLayer(keras.layers.Layer):
     @property
     def channel_axis(self):
         """3 or 1."""
-        return axes_of(self.data_format)[0]
+        return axes(self.data_format)[0]
 
     @property
     def position_axes(self):
         """The axes of height and width."""
-        return axes_of(self.data_format)[1]
+        return axes(self.data_format)[1]
 
     @property
     def statistics_dtype(self):

@@ -21,12 +21,13 @@ from keras import ops
 
 from na_keras.layers.feature_map import (
     FeatureMapLayer,
-    as_channels_last,
-    as_statistics,
     check_positive_integer,
+    for_statistics,
     from_channels_last,
-    kaiming_normal_depthwise,
+    in_dtype_of,
+    to_channels_last,
 )
+from na_keras.layers.initializers import KAIMING_NORMAL_FAN_IN
 
 
 def neighbourhood_mean(x, extent):
@@ -44,36 +45,51 @@ def nearest(x, size, axis):
     return ops.take(x, ops.arange(size, dtype="int32") * ops.shape(x)[axis] // size, axis=axis)
 
 
-def learned_gathering(x, steps):
-    """(b, h, w, c) -> fewer positions: after each other pairs (convolution with stride 2 of a padded map, norm)."""
-    for convolution, norm in steps:
-        x = norm(convolution(ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))))
+def gather_by_convolutions(x, steps):
+    """Depthwise 3x3 convolutions of x (b, h, w, c) with stride 2, each padded on both sides alike and normalised."""
+    for kernel, norm in steps:
+        x = ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        if callable(kernel):
+            x = kernel(x)
+        else:
+            kernel = ops.cast(kernel, x.dtype)
+            x = ops.depthwise_conv(x, kernel, strides=2, padding="valid", data_format="channels_last")
+        x = norm(x)
     return x
 
 
+def gather_excite_gate(x, extent=None, steps=()):
+    """The gate of the GE module.
+
+    Args:
+        x: floating tensor (b, h, w, c); h and w may be unknown.
+        extent: None, the mean over the whole map; or the stride between the neighbourhoods' centres.
+        steps: of the parametrised form, log2(extent) pairs (kernel, norm): the kernel (3, 3, c, 1) of a depthwise
+            convolution, or a callable that convolves the padded map with stride 2; and a callable batch norm.
+
+    Returns:
+        Tensor (b, h, w, c), or (b, 1, 1, c) without an extent, float32 (float64 for float64 x on TensorFlow), values
+        in (0, 1).
+    """
+    values = for_statistics(x)
+    if extent is None:
+        return ops.sigmoid(ops.mean(values, axis=(1, 2), keepdims=True))
+    gate = ops.sigmoid(gather_by_convolutions(values, steps) if steps else neighbourhood_mean(values, extent))
+    for axis in (1, 2):
+        gate = nearest(gate, ops.shape(x)[axis], axis)
+    return gate
+
+
 def gather_excite(x, extent=None, steps=(), data_format="channels_last"):
-    """x times its gate.
+    """The GE module as a function: x times its gate, in the shape and dtype of x.
 
     Args:
         x: floating tensor (b, h, w, c), or (b, c, h, w) with `data_format="channels_first"`; h and w may be unknown.
-        extent: None, the whole map; or the stride between the neighbourhoods' centres.
-        steps: of parametrised gathering, log2(extent) pairs of functions: depthwise 3x3 convolution with stride 2
-            without padding, batch norm. None for means.
+        extent, steps: as in `gather_excite_gate`.
         data_format: `"channels_last"` or `"channels_first"`.
-
-    Returns:
-        Tensor in the shape and dtype of x; the gate is computed in float32 at least.
     """
-    last = as_channels_last(x, data_format)
-    values = as_statistics(last)
-    if extent is None:
-        return from_channels_last(
-            last * ops.cast(ops.sigmoid(ops.mean(values, axis=(1, 2), keepdims=True)), x.dtype), data_format
-        )
-    gate = ops.sigmoid(learned_gathering(values, steps) if steps else neighbourhood_mean(values, extent))
-    for axis in (1, 2):
-        gate = nearest(gate, ops.shape(last)[axis], axis)
-    return from_channels_last(last * ops.cast(gate, x.dtype), data_format)
+    last = to_channels_last(x, data_format)
+    return from_channels_last(last * in_dtype_of(x, gather_excite_gate(last, extent, steps)), data_format)
 
 
 @keras.saving.register_keras_serializable(package="na_keras")
@@ -145,7 +161,7 @@ class GatherExcite(FeatureMapLayer):
                 3,
                 strides=2,
                 use_bias=False,
-                depthwise_initializer=kaiming_normal_depthwise(),
+                depthwise_initializer=KAIMING_NORMAL_FAN_IN,
                 data_format="channels_last",
                 dtype=self.statistics_dtype,
                 name=f"gather_{order}_depthwise",
@@ -163,9 +179,8 @@ class GatherExcite(FeatureMapLayer):
 
     def call(self, x, training=None):
         """Returns x times its gate, in the shape and dtype of x."""
-        pairs = zip(self.steps[::2], self.steps[1::2], strict=True)
-        steps = [(convolution, partial(norm, training=training)) for convolution, norm in pairs]
-        return gather_excite(x, self.extent, steps, self.data_format)
+        norms = [partial(norm, training=training) for norm in self.steps[1::2]]
+        return gather_excite(x, self.extent, list(zip(self.steps[::2], norms, strict=True)), self.data_format)
 
     def get_config(self):
         """All constructor arguments as plain values."""

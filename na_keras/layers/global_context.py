@@ -7,24 +7,28 @@
 
 Reference: 13952522076/NANet and xvjiarui/GCNet (the `channel_add` form with attention pooling). W2 and b2 start at
 zero, so a fresh block is the identity; the other initial weights are GCNet's and PyTorch's, as is layer norm's
-epsilon of 1e-5. The NA paper's eq. 3 prints a sum
-without exponential in its denominator; both references mean a softmax.
+epsilon of 1e-5. The NA paper's eq. 3 prints a sum without exponential in its denominator; both references mean a
+softmax.
 """
 
 import keras
-from keras import initializers, ops
+from keras import ops
 
 from na_keras.layers.feature_map import (
     FeatureMapLayer,
-    as_channels_last,
-    as_statistics,
     check_positive_integer,
     check_reduction,
     flatten_positions,
     for_all_positions,
+    for_statistics,
+    in_dtype_of,
+    linear,
     softmax,
-    torch_linear,
+    to_channels_last,
 )
+from na_keras.layers.initializers import KAIMING_NORMAL_FAN_IN, torch_linear
+
+EPSILON = 1e-5  # of the layer norm
 
 
 def attention_pooling(x, kernel, bias):
@@ -35,23 +39,34 @@ def attention_pooling(x, kernel, bias):
     return ops.sum(x * softmax(scores, axis=1), axis=1)
 
 
-def global_context(x, mask_kernel, mask_bias, squeeze, norm, excite, data_format="channels_last"):
-    """The block: x plus one transformed context for all positions.
+def layer_norm(x, weights):
+    """Layer norm of x (b, features). `weights` is (gamma (features,), beta (features,)), or a callable."""
+    return weights(x) if callable(weights) else ops.layer_normalization(x, *weights, epsilon=EPSILON)
+
+
+def global_context_vector(x, mask, squeeze, norm, excite, data_format="channels_last"):
+    """What the GC block adds to every position: d of the equations above.
 
     Args:
         x: floating tensor (b, h, w, c), or (b, c, h, w) with `data_format="channels_first"`; h and w may be unknown.
-        mask_kernel, mask_bias: w_k (c,) and b_k (1,).
-        squeeze, norm, excite: functions of tensors (b, features): W1 and b1 (c -> c // r), the layer norm, W2 and b2
-            (c // r -> c); for example `linear(kernel, bias)`.
+        mask: w_k and b_k, (kernel (c,), bias (1,)).
+        squeeze: W1 and b1, (kernel (c, c // r), bias (c // r,)), or a callable (b, c) -> (b, c // r).
+        norm: layer norm's (gamma, beta), each (c // r,), or a callable (b, c // r) -> (b, c // r).
+        excite: W2 and b2, (kernel (c // r, c), bias (c,)), or a callable (b, c // r) -> (b, c).
         data_format: `"channels_last"` or `"channels_first"`.
 
     Returns:
-        Tensor in the shape and dtype of x; the added vector is computed in float32 at least.
+        Tensor (b, 1, 1, c) or (b, c, 1, 1), float32 (float64 for float64 x on TensorFlow).
     """
-    positions = flatten_positions(as_channels_last(as_statistics(x), data_format))
-    context = attention_pooling(positions, as_statistics(mask_kernel), as_statistics(mask_bias))
-    added = excite(ops.relu(norm(squeeze(context))))  # (b, c)
-    return x + for_all_positions(added, x, data_format)
+    positions = flatten_positions(to_channels_last(for_statistics(x), data_format))
+    context = attention_pooling(positions, *(ops.cast(weight, positions.dtype) for weight in mask))
+    added = linear(ops.relu(layer_norm(linear(context, squeeze), norm)), excite)  # (b, c)
+    return for_all_positions(added, data_format)
+
+
+def global_context(x, mask, squeeze, norm, excite, data_format="channels_last"):
+    """The GC block as a function: x plus `global_context_vector`, in the shape and dtype of x; arguments as there."""
+    return x + in_dtype_of(x, global_context_vector(x, mask, squeeze, norm, excite, data_format))
 
 
 @keras.saving.register_keras_serializable(package="na_keras")
@@ -95,7 +110,7 @@ class GlobalContext(FeatureMapLayer):
         self.mask_kernel = self.add_weight(
             shape=(channels,),
             name="mask_kernel",
-            initializer=initializers.VarianceScaling(2.0, "fan_in", "untruncated_normal"),
+            initializer=KAIMING_NORMAL_FAN_IN,
             autocast=False,
         )
         self.mask_bias = self.add_weight(shape=(1,), name="mask_bias", initializer="zeros", autocast=False)
@@ -107,7 +122,7 @@ class GlobalContext(FeatureMapLayer):
             dtype=dtype,
             name="squeeze",
         )
-        self.norm = keras.layers.LayerNormalization(epsilon=1e-5, dtype=dtype, name="norm")
+        self.norm = keras.layers.LayerNormalization(epsilon=EPSILON, dtype=dtype, name="norm")
         self.excite = dense(channels, kernel_initializer="zeros", dtype=dtype, name="excite")
         self.squeeze.build((None, channels))
         self.norm.build((None, features))
@@ -115,8 +130,8 @@ class GlobalContext(FeatureMapLayer):
 
     def call(self, x):
         """Returns x plus the transformed context, in the shape and dtype of x."""
-        weights = self.mask_kernel, self.mask_bias, self.squeeze, self.norm, self.excite
-        return global_context(x, *weights, self.data_format)
+        mask = self.mask_kernel, self.mask_bias
+        return global_context(x, mask, self.squeeze, self.norm, self.excite, self.data_format)
 
     def get_config(self):
         """All constructor arguments as plain values."""

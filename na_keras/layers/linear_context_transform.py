@@ -18,31 +18,37 @@ from na_keras.layers.feature_map import (
     check_positive_integer,
     check_positive_number,
     for_all_positions,
-    mean_over_positions,
+    in_dtype_of,
+    mean_of_positions,
 )
 
 
-def linear_context_transform(x, gamma, beta, groups, epsilon=1e-5, data_format="channels_last"):
-    """x times its gate.
+def linear_context_transform_gate(x, gamma, beta, groups=64, epsilon=1e-5, data_format="channels_last"):
+    """The gate of the LCT block.
 
     Args:
         x: floating tensor (b, h, w, c), or (b, c, h, w) with `data_format="channels_first"`; h and w may be unknown.
-        gamma, beta: tensors (c,).
-        groups: a divisor of c.
-        epsilon: positive number added to the variance.
-        data_format: `"channels_last"` or `"channels_first"`.
+        gamma, beta: tensors of shape (c,).
+        groups, epsilon, data_format: as in `LinearContextTransform`.
 
     Returns:
-        Tensor in the shape and dtype of x; the gate is computed in float32 at least.
+        Tensor (b, 1, 1, c) or (b, c, 1, 1), float32 (float64 for float64 x on TensorFlow), values in (0, 1).
     """
-    mean = mean_over_positions(x, data_format)  # (b, c)
-    channels = mean.shape[1]
-    grouped = ops.reshape(mean, (-1, groups, channels // groups))
+    mean = mean_of_positions(x, data_format)  # (b, c)
+    grouped = ops.reshape(mean, (-1, groups, mean.shape[1] // groups))
     deviation = grouped - ops.mean(grouped, axis=2, keepdims=True)
     variance = ops.mean(ops.square(deviation), axis=2, keepdims=True)
-    normalized = ops.reshape(deviation / ops.sqrt(variance + epsilon), (-1, channels))
-    gate = ops.sigmoid(ops.cast(gamma, mean.dtype) * normalized + ops.cast(beta, mean.dtype))
-    return x * for_all_positions(gate, x, data_format)
+    normalized = ops.reshape(deviation / ops.sqrt(variance + epsilon), (-1, mean.shape[1]))
+    gamma, beta = ops.cast(gamma, mean.dtype), ops.cast(beta, mean.dtype)
+    return for_all_positions(ops.sigmoid(gamma * normalized + beta), data_format)
+
+
+def linear_context_transform(x, gamma, beta, groups=64, epsilon=1e-5, data_format="channels_last"):
+    """The LCT block as a function: x times its gate, in the shape and dtype of x.
+
+    Arguments as in `linear_context_transform_gate`.
+    """
+    return x * in_dtype_of(x, linear_context_transform_gate(x, gamma, beta, groups, epsilon, data_format))
 
 
 @keras.saving.register_keras_serializable(package="na_keras")

@@ -16,6 +16,7 @@ i, the key: that would sum nothing but the weights; the original's g of the key 
 whether the 1x1 convolutions have biases: ours do, W_z (whose batch norm shifts) does not.
 """
 
+import typing
 from functools import partial
 
 import keras
@@ -23,31 +24,59 @@ from keras import ops
 
 from na_keras.layers.feature_map import (
     FeatureMapLayer,
-    as_channels_last,
-    as_statistics,
     check_positive_integer,
     check_reduction,
     flatten_positions,
+    for_statistics,
     from_channels_last,
-    kaiming_normal,
+    in_dtype_of,
+    linear,
     softmax,
+    to_channels_last,
 )
+from na_keras.layers.initializers import KAIMING_NORMAL
 
 PAIRWISE = ("embedded_gaussian", "gaussian", "dot_product", "concatenation")
 
 
-def pooled_positions(x, subsample):
-    """(b, h, w, f) -> (b, n, f), with the maxima of 2 x 2 positions if `subsample`."""
-    return flatten_positions(ops.max_pool(x, 2, 2, padding="same", data_format="channels_last") if subsample else x)
+class Weights(typing.NamedTuple):
+    """The weights of a non-local block with c channels and f features.
+
+    Each 1x1 convolution is (kernel (inputs, outputs), bias or None), or a callable (..., inputs) -> (..., outputs);
+    batch norm is a callable that keeps the shape (b, h, w, c).
+    """
+
+    value: typing.Any  # g: c -> f
+    project: typing.Any  # W_z: f -> c
+    norm: typing.Callable  # after W_z
+    query: typing.Any = None  # theta: c -> f; None with "gaussian"
+    key: typing.Any = None  # phi: c -> f; None with "gaussian"
+    pair_kernel: typing.Any = None  # w, for the query and for the key: (2, f); only with "concatenation"
+
+
+def positions_of(x, subsample=False):
+    """(b, h, w, f) -> (b, n, f), of the maxima of 2 x 2 positions if `subsample`."""
+    if subsample:
+        x = ops.max_pool(x, 2, 2, padding="same", data_format="channels_last")
+    return flatten_positions(x)
 
 
 def pair_weights(query, key, pairwise="embedded_gaussian", pair_kernel=None):
-    """f / C of equation 1 for all pairs: query (b, n, f), key (b, m, f) -> (b, n, m), float32 at least."""
-    query, key = as_statistics(query), as_statistics(key)
+    """f(x_i, x_j) / C(x) of all pairs.
+
+    Args:
+        query, key: theta and phi, or x itself for `"gaussian"`: (b, queries, f) and (b, keys, f).
+        pairwise: one of `PAIRWISE`.
+        pair_kernel: w of `"concatenation"`, (2, f).
+
+    Returns:
+        Tensor (b, queries, keys), float32 (float64 for float64 features).
+    """
+    query, key = for_statistics(query), for_statistics(key)
     if pairwise == "concatenation":  # the scalar product with [theta; phi] is a sum of two
         of_query, of_key = (
             ops.sum(values * kernel, axis=2)
-            for values, kernel in zip((query, key), ops.unstack(as_statistics(pair_kernel)), strict=True)
+            for values, kernel in zip((query, key), ops.unstack(ops.cast(pair_kernel, query.dtype)), strict=True)
         )
         scores = ops.relu(of_query[:, :, None] + of_key[:, None, :])
     else:
@@ -57,44 +86,25 @@ def pair_weights(query, key, pairwise="embedded_gaussian", pair_kernel=None):
     return scores / ops.cast(ops.shape(scores)[2], scores.dtype)
 
 
-def identity(x):
-    """x: the query and key of the "gaussian" form."""
-    return x
-
-
-def non_local(
-    x,
-    value,
-    project,
-    norm,
-    *,
-    query=identity,
-    key=identity,
-    pair_kernel=None,
-    pairwise="embedded_gaussian",
-    subsample=False,
-    data_format="channels_last",
-):
-    """Equations 1 and 6: x plus what its positions tell each other.
+def non_local(x, weights, pairwise="embedded_gaussian", subsample=False, data_format="channels_last"):
+    """The non-local block as a function: x plus what its positions tell each other.
 
     Args:
         x: floating tensor (b, h, w, c), or (b, c, h, w) with `data_format="channels_first"`; h and w may be unknown.
-        value, query, key: functions (b, h, w, c) -> (b, h, w, f): g, theta and phi; the last two are left out of
-            "gaussian".
-        project: function (b, n, f) -> (b, n, c), W_z. norm: function (b, h, w, c) -> the same, the batch norm.
-        pair_kernel: w of "concatenation", tensor (2, f).
-        pairwise, subsample: see `NonLocal`.
-        data_format: `"channels_last"` or `"channels_first"`.
+        weights: a `Weights`.
+        pairwise, subsample, data_format: as in `NonLocal`.
 
     Returns:
-        Tensor in the shape and dtype of x; the pairs' weights are computed in float32 at least.
+        Tensor in the shape and dtype of x; the pairwise scores and their softmax are computed in float32.
     """
-    last = as_channels_last(x, data_format)
-    queries, keys = flatten_positions(query(last)), pooled_positions(key(last), subsample)
-    weights = ops.cast(pair_weights(queries, keys, pairwise, pair_kernel), x.dtype)
-    gathered = ops.matmul(weights, pooled_positions(value(last), subsample))  # (b, n, f)
-    added = ops.reshape(project(gathered), ops.shape(last))
-    return from_channels_last(last + norm(added), data_format)
+    last = to_channels_last(x, data_format)
+    query, key = (last, last) if pairwise == "gaussian" else (linear(last, weights.query), linear(last, weights.key))
+    pairs = pair_weights(positions_of(query), positions_of(key, subsample), pairwise, weights.pair_kernel)
+    values = positions_of(linear(last, weights.value), subsample)
+    gathered = ops.matmul(in_dtype_of(x, pairs), values)  # (b, n, f)
+    shape = ops.shape(last)
+    added = ops.reshape(linear(gathered, weights.project), (shape[0], shape[1], shape[2], last.shape[3]))
+    return from_channels_last(last + weights.norm(added), data_format)
 
 
 @keras.saving.register_keras_serializable(package="na_keras")
@@ -158,7 +168,7 @@ class NonLocal(FeatureMapLayer):
         self.value = self._projection("value", channels, features)
         if self.pairwise == "concatenation":
             self.pair_kernel = self.add_weight(
-                shape=(2, features), name="pair_kernel", initializer=kaiming_normal(), autocast=False
+                shape=(2, features), name="pair_kernel", initializer=KAIMING_NORMAL, autocast=False
             )
         self.project = self._projection("project", features, channels, use_bias=False)
         self.project_bn = keras.layers.BatchNormalization(
@@ -173,25 +183,17 @@ class NonLocal(FeatureMapLayer):
 
     def _projection(self, name, inputs, units, use_bias=True):
         layer = keras.layers.Dense(
-            units, use_bias=use_bias, kernel_initializer=kaiming_normal(), dtype=self.dtype_policy, name=name
+            units, use_bias=use_bias, kernel_initializer=KAIMING_NORMAL, dtype=self.dtype_policy, name=name
         )
         layer.build((None, None, None, inputs))
         return layer
 
     def call(self, x, training=None):
         """Returns x plus what its positions tell each other, in the shape and dtype of x."""
-        projections = {} if self.pairwise == "gaussian" else {"query": self.query, "key": self.key}
-        return non_local(
-            x,
-            self.value,
-            self.project,
-            partial(self.project_bn, training=training),
-            **projections,
-            pair_kernel=self.pair_kernel if self.pairwise == "concatenation" else None,
-            pairwise=self.pairwise,
-            subsample=self.subsample,
-            data_format=self.data_format,
-        )
+        norm = partial(self.project_bn, training=training)
+        optional = (getattr(self, name, None) for name in ("query", "key", "pair_kernel"))
+        weights = Weights(self.value, self.project, norm, *optional)
+        return non_local(x, weights, self.pairwise, self.subsample, self.data_format)
 
     def get_config(self):
         """All constructor arguments as plain values."""

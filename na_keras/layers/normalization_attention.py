@@ -27,22 +27,17 @@ import numbers
 import keras
 from keras import initializers, ops
 
-from na_keras.layers.feature_map import FeatureMapLayer, axes_of, kaiming_normal, standard_deviation
+from na_keras.layers.feature_map import FeatureMapLayer, axes, convolve, for_statistics, in_dtype_of, standard_deviation
+from na_keras.layers.initializers import KAIMING_NORMAL, torch_linear
 
 SIMILARITIES = ("channel_mean", "l1", "squared", "dot", None)
-
-
-def convolve(x, kernel, bias):
-    """Same-size convolution of a one-channel map with a kernel (k, k, 1, 1) and a bias (1,), in the dtype of x."""
-    kernel, bias = ops.cast(kernel, x.dtype), ops.cast(bias, x.dtype)
-    return ops.conv(x, kernel, padding="same", data_format="channels_last") + bias
 
 
 def embed(x, layers):
     """Two convolutions with a ReLU between, on the one-channel map x: (b, h, w, 1) -> (b, h, w, 1)."""
     (kernel_1, bias_1), (kernel_2, bias_2) = layers
-    x = ops.relu(convolve(x, kernel_1, bias_1))
-    return convolve(x, kernel_2, bias_2)
+    x = ops.relu(convolve(x, kernel_1, padding="same") + ops.cast(bias_1, x.dtype))
+    return convolve(x, kernel_2, padding="same") + ops.cast(bias_2, x.dtype)
 
 
 def embedded_scores(channel_mean, key_embedding, query_embedding):
@@ -71,7 +66,7 @@ def similarity_scores(x, similarity, channel_axis, position_axes):
 def softmax_over_positions(scores):
     """Softmax over both spatial axes of a one-channel map, whichever axis the channel is."""
     shape = ops.shape(scores)
-    flat = ops.reshape(scores, (shape[0], shape[1] * shape[2] * shape[3]))  # not -1: the batch may be empty
+    flat = ops.reshape(scores, (shape[0], shape[1] * shape[2] * shape[3]))  # not -1, which an empty batch leaves open
     return ops.reshape(ops.softmax(flat, axis=-1), shape)
 
 
@@ -111,9 +106,9 @@ def normalization_attention_gate(
     Returns:
         Tensor (b, 1, 1, c) or (b, c, 1, 1), float32 (float64 for float64 x on TensorFlow), values in (0, 1).
     """
-    dtype = keras.backend.result_type(x.dtype, "float32")
-    x, gamma, beta = (ops.cast(value, dtype) for value in (x, gamma, beta))
-    channel_axis, position_axes = axes_of(data_format)
+    x = for_statistics(x)
+    gamma, beta = ops.cast(gamma, x.dtype), ops.cast(beta, x.dtype)
+    channel_axis, position_axes = axes(data_format)
     height, width = (x.shape[axis] for axis in position_axes)
     if similarity is None or height == width == 1:  # one position has all the weight
         context = ops.mean(x, axis=position_axes, keepdims=True)
@@ -137,7 +132,7 @@ def normalization_attention(x, gamma, beta, **options):
 
     Args and options as in `normalization_attention_gate`.
     """
-    return x * ops.cast(normalization_attention_gate(x, gamma, beta, **options), x.dtype)
+    return x * in_dtype_of(x, normalization_attention_gate(x, gamma, beta, **options))
 
 
 @keras.saving.register_keras_serializable(package="na_keras")
@@ -261,13 +256,12 @@ class NormalizationAttention(FeatureMapLayer):
         kernel = self.add_weight(
             shape=(size, size, 1, 1),
             name=f"{name}_kernel",
-            # The authors' initialisation loop reaches these convolutions: kaiming_normal, fan_out.
-            initializer=kaiming_normal(),
+            initializer=KAIMING_NORMAL,  # the authors' initialisation loop reaches these convolutions
         )
         bias = self.add_weight(
             shape=(1,),
             name=f"{name}_bias",
-            initializer=initializers.RandomUniform(-1 / size, 1 / size),  # torch's default, 1/sqrt(fan_in)
+            initializer=torch_linear(size * size),  # and not these: PyTorch's default, by the inputs
         )
         return kernel, bias
 

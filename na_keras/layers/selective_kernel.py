@@ -20,51 +20,59 @@ from keras import ops
 
 from na_keras.layers.feature_map import (
     FeatureMapLayer,
-    as_channels_last,
-    as_statistics,
     check_groups,
     check_positive_integer,
     check_reduction,
+    convolve,
+    for_statistics,
     from_channels_last,
-    kaiming_normal,
+    in_dtype_of,
+    linear,
     softmax,
+    to_channels_last,
 )
+from na_keras.layers.initializers import KAIMING_NORMAL
 
 
-def split(x, branches):
-    """(b, h, w, c) -> for each branch (b, h / strides, w / strides, filters)."""
-    outputs = []
-    for convolution, norm, dilation in branches:
-        padded = ops.pad(x, ((0, 0), (dilation, dilation), (dilation, dilation), (0, 0)))
-        outputs.append(ops.relu(norm(convolution(padded))))
-    return outputs
-
-
-def selection(outputs, squeeze, norm, excite):
-    """Equations 1 to 5: weights (b, branches, filters) in float32 at least, from the branches' outputs."""
-    summed = sum(ops.mean(as_statistics(output), axis=(1, 2)) for output in outputs)
-    hidden = ops.relu(norm(squeeze(summed)))
-    return softmax(ops.reshape(excite(hidden), (-1, len(outputs), summed.shape[1])), axis=1)
-
-
-def selective_kernel(x, branches, squeeze, norm, excite, data_format="channels_last"):
-    """The selected mixture of the branches.
+def kernel_branch(x, kernel, norm, strides=1, dilation_rate=1):
+    """u_k, one branch: a 3x3 convolution padded on both sides alike, batch norm, ReLU.
 
     Args:
-        x: floating tensor (b, h, w, c), or (b, c, h, w) with `data_format="channels_first"`; h and w may be unknown.
-        branches: for each (convolution 3x3 without padding, batch norm, dilation): two functions of a map
-            (b, h, w, c) and a number.
-        squeeze, norm, excite: functions of tensors (b, features): W (filters -> d), the batch norm, A
-            (d -> branches * filters).
-        data_format: `"channels_last"` or `"channels_first"`.
+        x: floating tensor (b, h, w, c); h and w may be unknown.
+        kernel: (3, 3, c / groups, filters), or a callable that convolves the padded map with its own stride and
+            dilation.
+        norm: batch norm, a callable that keeps the shape.
+        strides, dilation_rate: of the convolution.
 
     Returns:
-        Tensor (b, h / strides, w / strides, filters), or channels first, in the dtype of the branches; the selection
-        is computed in float32 at least.
+        Tensor (b, ceil(h / strides), ceil(w / strides), filters) in the dtype of x.
     """
-    outputs = split(as_channels_last(x, data_format), branches)
-    weights = ops.cast(selection(outputs, squeeze, norm, excite), outputs[0].dtype)[:, :, None, None, :]
-    return from_channels_last(sum(output * weights[:, k] for k, output in enumerate(outputs)), data_format)
+    around = dilation_rate, dilation_rate
+    padded = ops.pad(x, ((0, 0), around, around, (0, 0)))
+    return ops.relu(norm(convolve(padded, kernel, strides, dilation_rate=dilation_rate)))
+
+
+def branch_weights(branches, squeeze, norm, excite):
+    """a of equation 5: what each image and channel takes of each branch.
+
+    Args:
+        branches: tensors (b, h, w, filters), one a branch.
+        squeeze: W, (kernel (filters, d), bias or None), or a callable (b, filters) -> (b, d).
+        norm: batch norm, a callable that keeps the shape (b, d).
+        excite: A, (kernel (d, number of branches * filters), bias or None), or a callable.
+
+    Returns:
+        Tensor (b, branches, filters), float32 (float64 for float64 features), that sums to 1 over the branches.
+    """
+    summed = sum(ops.mean(for_statistics(branch), axis=(1, 2)) for branch in branches)
+    hidden = ops.relu(norm(linear(summed, squeeze)))
+    return softmax(ops.reshape(linear(hidden, excite), (-1, len(branches), summed.shape[1])), axis=1)
+
+
+def select_kernel(branches, squeeze, norm, excite):
+    """y of equation 6: the branches' mixture by `branch_weights`, in their shape and dtype; arguments as there."""
+    weights = in_dtype_of(branches[0], branch_weights(branches, squeeze, norm, excite))[:, :, None, None, :]
+    return sum(branch * weights[:, k] for k, branch in enumerate(branches))
 
 
 @keras.saving.register_keras_serializable(package="na_keras")
@@ -164,7 +172,7 @@ class SelectiveKernel(FeatureMapLayer):
                 dilation_rate=dilation,
                 groups=groups,
                 use_bias=False,
-                kernel_initializer=kaiming_normal(),
+                kernel_initializer=KAIMING_NORMAL,
                 data_format="channels_last",
                 dtype=self.dtype_policy,
                 name=f"branch_{order}_conv",
@@ -178,7 +186,7 @@ class SelectiveKernel(FeatureMapLayer):
 
     def _dense(self, name, inputs, units):
         layer = keras.layers.Dense(
-            units, use_bias=False, kernel_initializer=kaiming_normal(), dtype=self.statistics_dtype, name=name
+            units, use_bias=False, kernel_initializer=KAIMING_NORMAL, dtype=self.statistics_dtype, name=name
         )
         layer.build((None, inputs))
         return layer
@@ -192,9 +200,13 @@ class SelectiveKernel(FeatureMapLayer):
 
     def call(self, x, training=None):
         """Returns the selected mixture of the branches."""
-        norms = [partial(norm, training=training) for norm in (*self.norms, self.squeeze_bn)]
-        branches = list(zip(self.convolutions, norms[:-1], self.dilation_rates, strict=True))
-        return selective_kernel(x, branches, self.squeeze, norms[-1], self.excite, self.data_format)
+        last = to_channels_last(x, self.data_format)
+        branches = [
+            kernel_branch(last, convolution, partial(norm, training=training), self.strides, dilation)
+            for convolution, norm, dilation in zip(self.convolutions, self.norms, self.dilation_rates, strict=True)
+        ]
+        selected = select_kernel(branches, self.squeeze, partial(self.squeeze_bn, training=training), self.excite)
+        return from_channels_last(selected, self.data_format)
 
     def compute_output_shape(self, input_shape):
         """The input shape with the sides divided by `strides`, rounded up, and `filters` channels."""

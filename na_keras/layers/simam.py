@@ -13,24 +13,35 @@ divides by n; we follow the code. A map of one position, where the code divides 
 import keras
 from keras import ops
 
-from na_keras.layers.feature_map import FeatureMapLayer, as_statistics, axes_of, check_positive_number, sample_variance
+from na_keras.layers.feature_map import (
+    FeatureMapLayer,
+    axes,
+    check_positive_number,
+    for_statistics,
+    in_dtype_of,
+    sample_variance,
+)
 
 
-def simam(x, regularization=1e-4, data_format="channels_last"):
-    """Equations 5 and 6: x times its gate.
+def simam_gate(x, regularization=1e-4, data_format="channels_last"):
+    """The gate of SimAM, sigmoid(1 / e).
 
     Args:
         x: floating tensor (b, h, w, c), or (b, c, h, w) with `data_format="channels_first"`; h and w may be unknown.
-        regularization: the paper's lambda, a positive number.
-        data_format: `"channels_last"` or `"channels_first"`.
+        regularization, data_format: as in `SimAM`.
 
     Returns:
-        Tensor in the shape and dtype of x; the gate is computed in float32 at least.
+        Tensor in the shape of x, float32 (float64 for float64 x on TensorFlow), values in (1/2, 1).
     """
-    values, (_, position_axes) = as_statistics(x), axes_of(data_format)
-    squared = ops.square(values - ops.mean(values, axis=position_axes, keepdims=True))
-    variance = sample_variance(values, position_axes)
-    return x * ops.cast(ops.sigmoid(squared / (4 * (variance + regularization)) + 0.5), x.dtype)
+    values, (_, positions) = for_statistics(x), axes(data_format)
+    squared = ops.square(values - ops.mean(values, axis=positions, keepdims=True))
+    variance = sample_variance(values, positions)
+    return ops.sigmoid(squared / (4 * (variance + regularization)) + 0.5)
+
+
+def simam(x, regularization=1e-4, data_format="channels_last"):
+    """SimAM as a function: x times `simam_gate`, in the shape and dtype of x; arguments as there."""
+    return x * in_dtype_of(x, simam_gate(x, regularization, data_format))
 
 
 @keras.saving.register_keras_serializable(package="na_keras")

@@ -17,19 +17,30 @@ from keras import ops
 
 from na_keras.layers.feature_map import (
     FeatureMapLayer,
-    as_channels_last,
-    as_statistics,
     check_groups,
     check_positive_integer,
     check_positive_number,
+    for_statistics,
     from_channels_last,
+    in_dtype_of,
     sample_variance,
     standard_deviation,
+    to_channels_last,
 )
 
 
-def spatial_group_gate(x, gamma, beta, epsilon):
-    """(b, n, groups, channels of a group) and gamma, beta (groups,) -> gate (b, n, groups)."""
+def spatial_group_gate(x, gamma, beta, epsilon=1e-5):
+    """The gate of the SGE module, equations 1 to 4.
+
+    Args:
+        x: float32 tensor (b, positions, groups, channels of a group).
+        gamma, beta: tensors of shape (groups,).
+        epsilon: as in `SpatialGroupEnhance`.
+
+    Returns:
+        Tensor (b, positions, groups) in the dtype of x, values in (0, 1).
+    """
+    gamma, beta = ops.cast(gamma, x.dtype), ops.cast(beta, x.dtype)
     scores = ops.sum(x * ops.mean(x, axis=1, keepdims=True), axis=3)  # eqs. 1, 2
     deviation = scores - ops.mean(scores, axis=1, keepdims=True)
     normalized = deviation / (standard_deviation(sample_variance(scores, (1,))) + epsilon)
@@ -37,23 +48,19 @@ def spatial_group_gate(x, gamma, beta, epsilon):
 
 
 def spatial_group_enhance(x, gamma, beta, epsilon=1e-5, data_format="channels_last"):
-    """x times its gates, one for each group of channels and position.
+    """The SGE module as a function: each group of channels times its gate, in the shape and dtype of x.
 
     Args:
         x: floating tensor (b, h, w, c), or (b, c, h, w) with `data_format="channels_first"`; h and w may be unknown.
-        gamma, beta: tensors (groups,); groups divides c.
-        epsilon: positive number added to the standard deviation.
-        data_format: `"channels_last"` or `"channels_first"`.
-
-    Returns:
-        Tensor in the shape and dtype of x; the gates are computed in float32 at least.
+        gamma, beta: tensors of shape (groups,); c is a multiple of the number of groups.
+        epsilon, data_format: as in `SpatialGroupEnhance`.
     """
-    last, groups = as_channels_last(x, data_format), gamma.shape[0]
-    batch, height, width, _ = shape = ops.shape(last)
-    grouped = ops.reshape(last, (batch, height * width, groups, last.shape[3] // groups))
-    gate = spatial_group_gate(as_statistics(grouped), as_statistics(gamma), as_statistics(beta), epsilon)
-    scaled = grouped * ops.cast(ops.expand_dims(gate, 3), x.dtype)
-    return from_channels_last(ops.reshape(scaled, shape), data_format)
+    last, groups = to_channels_last(x, data_format), gamma.shape[0]
+    batch, height, width, channels = ops.shape(last)
+    grouped = ops.reshape(last, (batch, height * width, groups, channels // groups))
+    gate = spatial_group_gate(for_statistics(grouped), gamma, beta, epsilon)
+    scaled = grouped * in_dtype_of(x, ops.expand_dims(gate, 3))
+    return from_channels_last(ops.reshape(scaled, ops.shape(last)), data_format)
 
 
 @keras.saving.register_keras_serializable(package="na_keras")

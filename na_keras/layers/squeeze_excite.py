@@ -16,22 +16,46 @@ from na_keras.layers.feature_map import (
     check_positive_integer,
     check_reduction,
     for_all_positions,
-    mean_over_positions,
-    torch_linear,
+    in_dtype_of,
+    linear,
+    mean_of_positions,
 )
+from na_keras.layers.initializers import torch_linear
+
+
+def excitation(z, squeeze, excite):
+    """W2 relu(W1 z + b1) + b2, of z (b, c): (b, c). The weights as in `squeeze_excite_gate`."""
+    return linear(ops.relu(linear(z, squeeze)), excite)
+
+
+def squeeze_excite_gate(x, squeeze, excite, data_format="channels_last"):
+    """The gate of the SE module, equations 2 and 3.
+
+    Args:
+        x: floating tensor (b, h, w, c), or (b, c, h, w) with `data_format="channels_first"`; h and w may be unknown.
+        squeeze: W1 and b1, (kernel (c, c // r), bias (c // r,)), or a callable (b, c) -> (b, c // r).
+        excite: W2 and b2, (kernel (c // r, c), bias (c,)), or a callable (b, c // r) -> (b, c).
+        data_format: `"channels_last"` or `"channels_first"`.
+
+    Returns:
+        Tensor (b, 1, 1, c) or (b, c, 1, 1), float32 (float64 for float64 x on TensorFlow), values in (0, 1).
+    """
+    gate = ops.sigmoid(excitation(mean_of_positions(x, data_format), squeeze, excite))
+    return for_all_positions(gate, data_format)
+
+
+def squeeze_excite(x, squeeze, excite, data_format="channels_last"):
+    """The SE module as a function: x times `squeeze_excite_gate`, in the shape and dtype of x; arguments as there."""
+    return x * in_dtype_of(x, squeeze_excite_gate(x, squeeze, excite, data_format))
 
 
 def bottleneck_layers(channels, reduction, dtype):
-    """The two fully connected layers of SE and CBAM, built: C -> C // r with ReLU, and back."""
+    """The two fully connected layers of SE and CBAM, built: C -> C // r, and back; `excitation` has the ReLU."""
     features = channels // reduction
     layers = []
-    for name, inputs, units, activation in (
-        ("squeeze", channels, features, "relu"),
-        ("excite", features, channels, None),
-    ):
+    for name, inputs, units in (("squeeze", channels, features), ("excite", features, channels)):
         layer = keras.layers.Dense(
             units,
-            activation,
             kernel_initializer=torch_linear(inputs),
             bias_initializer=torch_linear(inputs),
             dtype=dtype,
@@ -40,22 +64,6 @@ def bottleneck_layers(channels, reduction, dtype):
         layer.build((None, inputs))
         layers.append(layer)
     return layers
-
-
-def squeeze_excite(x, squeeze, excite, data_format="channels_last"):
-    """Equations 2 to 4: x times its gate.
-
-    Args:
-        x: floating tensor (b, h, w, c), or (b, c, h, w) with `data_format="channels_first"`; h and w may be unknown.
-        squeeze: function (b, c) -> (b, c // r), W1 and b1 with the ReLU; for example `linear(kernel, bias)` and a ReLU.
-        excite: function (b, c // r) -> (b, c), W2 and b2.
-        data_format: `"channels_last"` or `"channels_first"`.
-
-    Returns:
-        Tensor in the shape and dtype of x; the gate is computed in float32 at least.
-    """
-    gate = ops.sigmoid(excite(squeeze(mean_over_positions(x, data_format))))
-    return x * for_all_positions(gate, x, data_format)
 
 
 @keras.saving.register_keras_serializable(package="na_keras")

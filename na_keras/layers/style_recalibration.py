@@ -17,32 +17,39 @@ from keras import ops
 
 from na_keras.layers.feature_map import (
     FeatureMapLayer,
-    as_statistics,
-    axes_of,
+    axes,
     check_positive_number,
     for_all_positions,
+    for_statistics,
+    in_dtype_of,
+    mean_of_positions,
     sample_variance,
 )
 
 
-def style_recalibration(x, mean_weight, deviation_weight, norm, epsilon=1e-5, data_format="channels_last"):
-    """Equations 1 to 7: x times its gate.
+def style_recalibration_gate(x, mean_weight, deviation_weight, norm, epsilon=1e-5, data_format="channels_last"):
+    """The gate of SRM, equations 1 to 6.
 
     Args:
         x: floating tensor (b, h, w, c), or (b, c, h, w) with `data_format="channels_first"`; h and w may be unknown.
-        mean_weight, deviation_weight: w of eq. 4, tensors (c,).
-        norm: function (b, c) -> (b, c), the batch norm.
-        epsilon: positive number added to the variance.
-        data_format: `"channels_last"` or `"channels_first"`.
+        mean_weight, deviation_weight: w of equation 4, tensors of shape (c,).
+        norm: batch norm, a callable that keeps the shape (b, c).
+        epsilon, data_format: as in `StyleRecalibration`.
 
     Returns:
-        Tensor in the shape and dtype of x; the gate is computed in float32 at least.
+        Tensor (b, 1, 1, c) or (b, c, 1, 1), float32 (float64 for float64 x on TensorFlow), values in (0, 1).
     """
-    values, (_, position_axes) = as_statistics(x), axes_of(data_format)
-    mean = ops.mean(values, axis=position_axes)  # (b, c)
-    deviation = ops.sqrt(ops.squeeze(sample_variance(values, position_axes), position_axes) + epsilon)
-    style = as_statistics(mean_weight) * mean + as_statistics(deviation_weight) * deviation
-    return x * for_all_positions(ops.sigmoid(norm(style)), x, data_format)
+    mean, (_, positions) = mean_of_positions(x, data_format), axes(data_format)
+    variance = ops.squeeze(sample_variance(for_statistics(x), positions), positions)
+    deviation = ops.sqrt(variance + epsilon)  # (b, c), as the mean
+    style = ops.cast(mean_weight, mean.dtype) * mean + ops.cast(deviation_weight, mean.dtype) * deviation
+    return for_all_positions(ops.sigmoid(norm(style)), data_format)
+
+
+def style_recalibration(x, mean_weight, deviation_weight, norm, epsilon=1e-5, data_format="channels_last"):
+    """SRM as a function: x times its gate, in the shape and dtype of x; arguments as `style_recalibration_gate`."""
+    gate = style_recalibration_gate(x, mean_weight, deviation_weight, norm, epsilon, data_format)
+    return x * in_dtype_of(x, gate)
 
 
 @keras.saving.register_keras_serializable(package="na_keras")
@@ -93,8 +100,8 @@ class StyleRecalibration(FeatureMapLayer):
 
     def call(self, x, training=None):
         """Returns x times its gate, in the shape and dtype of x."""
-        weights = self.mean_weight, self.deviation_weight, partial(self.bn, training=training)
-        return style_recalibration(x, *weights, self.epsilon, self.data_format)
+        norm = partial(self.bn, training=training)
+        return style_recalibration(x, self.mean_weight, self.deviation_weight, norm, self.epsilon, self.data_format)
 
     def get_config(self):
         """All constructor arguments as plain values."""

@@ -20,14 +20,13 @@ from na_keras.layers import (
     LinearContextTransform,
     SpatialGroupEnhance,
     SqueezeExcite,
-    get_attention,
     property_of,
 )
 from na_keras.models.shared import (
-    BlockSettings,
-    ConvolutionNames,
+    ARGUMENTS,
+    BlockOptions,
+    NetworkArguments,
     channel_axis,
-    check_arguments,
     classification_head,
     convolution_norm,
     documented,
@@ -67,25 +66,37 @@ def scaled(channels, alpha, divisor=8):
     return rounded + divisor if rounded < 0.9 * channels * alpha else rounded
 
 
-def names(convolution, norm=None):
-    """Names of a convolution and what belongs to it, as keras.applications has them."""
-    return ConvolutionNames(f"{convolution}_pad", convolution, norm or f"{convolution}_BN")
+def names_of(name, norm_name=None):
+    """Of the padding, the convolution and the batch norm."""
+    return f"{name}_pad", name, norm_name or f"{name}_BN"
 
 
-def inverted_residual(x, expansion, filters, stride, name, settings):
+def inverted_residual(x, expansion, filters, stride, name, options):
     """Expand (1x1), filter (depthwise 3x3 with the stride), project (1x1, linear), attention, shortcut.
 
-    (b, h, w, c) -> (b, h / stride, w / stride, filters). The shortcut exists where the shape does not change.
+    The shortcut exists where the shape does not change.
+
+    Args:
+        x: symbolic tensor (b, h, w, c).
+        expansion: channels between the 1x1 convolutions / c.
+        filters: output channels.
+        stride: of the depthwise convolution.
+        name: that the names of all layers begin with.
+        options: a `BlockOptions`.
+
+    Returns:
+        Symbolic tensor (b, h / stride, w / stride, filters).
     """
-    layers, shortcut = settings.layers, x
+    layers, shortcut = options.layers, x
     if expansion > 1:
-        x = convolution_norm(x, expansion * x.shape[channel_axis()], 1, 1, names(f"{name}_expand"), settings)
+        width = expansion * x.shape[channel_axis()]
+        x = convolution_norm(x, width, 1, 1, names_of(f"{name}_expand"), options)
         x = layers.ReLU(6.0, name=f"{name}_expand_relu")(x)
-    x = convolution_norm(x, None, 3, stride, names(f"{name}_depthwise"), settings)
+    x = convolution_norm(x, None, 3, stride, names_of(f"{name}_depthwise"), options)
     x = layers.ReLU(6.0, name=f"{name}_depthwise_relu")(x)
-    x = convolution_norm(x, filters, 1, 1, names(f"{name}_project"), settings)
-    if settings.attention is not None:
-        x = settings.attention(name=f"{name}_attention")(x)
+    x = convolution_norm(x, filters, 1, 1, names_of(f"{name}_project"), options)
+    if options.attention is not None:
+        x = options.attention(name=f"{name}_attention")(x)
     if stride == 1 and shortcut.shape[channel_axis()] == filters:
         x = layers.Add(name=f"{name}_add")([shortcut, x])
     return x
@@ -111,29 +122,57 @@ def mobilenet_v2_stages(x, alpha=1.0, attention=None, layers=keras_layers, synch
             "This attention replaces the 3x3 convolution of a ResNet's bottleneck. MobileNetV2's 3x3 convolutions "
             f"are depthwise, and no table of the paper replaces them: use another. Received: attention={attention!r}"
         )
-    settings = BlockSettings(attention, layers, synchronized)
-    x = convolution_norm(x, scaled(STEM, alpha), 3, 2, names("Conv1", "bn_Conv1"), settings)
+    options = BlockOptions(attention, layers, synchronized)
+    x = convolution_norm(x, scaled(STEM, alpha), 3, 2, names_of("Conv1", "bn_Conv1"), options)
     x = layers.ReLU(6.0, name="Conv1_relu")(x)
     outputs, index = {}, 0
     for expansion, channels, blocks, stride, level in MOBILENET_V2:
         for step in [stride] + [1] * (blocks - 1):
             name = f"block_{index}" if index else "expanded_conv"
             filters = scaled(channels, alpha)
-            x = inverted_residual(x, expansion, filters, step, name, settings)
+            x = inverted_residual(x, expansion, filters, step, name, options)
             index += 1
         if level is not None:
             x = outputs[level] = layers.Activation("linear", name=level)(x)
     return outputs
 
 
-# What `help` says of the arguments that ResNets do not have.
-ALPHA_AND_DROPOUT = """\
-    alpha: width multiplier; channels are rounded to multiples of 8, and the last convolution never has fewer than 1280.
-    dropout_rate: before the classifier; the authors' and PyTorch's .2.
-"""
+def mobilenet_v2(alpha, dropout_rate, **arguments):
+    """MobileNetV2 as a functional keras.Model.
+
+    Args:
+        alpha, dropout_rate: see `OWN_ARGUMENTS`.
+        **arguments: the fields of `NetworkArguments`.
+
+    Raises:
+        ValueError: an alpha that is not positive, and as `NetworkArguments`.
+    """
+    arguments = NetworkArguments(**arguments)
+    if not alpha > 0:
+        raise ValueError(f"alpha must be positive. Received: alpha={alpha}")
+    image, x = image_input(arguments)
+    factory, synchronized = arguments.attention_factory(ATTENTION_SETTINGS), arguments.synchronized_batch_norm
+    x = mobilenet_v2_stages(x, alpha, factory, synchronized=synchronized)["C5"]
+    options, names = BlockOptions(synchronized=synchronized), names_of("Conv_1", "Conv_1_bn")
+    x = convolution_norm(x, scaled(LAST, max(1.0, alpha)), 1, 1, names, options)
+    x = keras_layers.ReLU(6.0, name="out_relu")(x)
+    small = RandomNormal(stddev=0.01), Zeros()  # the authors' and torchvision's
+    return finish(image, classification_head(x, arguments, small, dropout_rate), arguments)
 
 
-@partial(documented, further_arguments=ALPHA_AND_DROPOUT)
+OWN_ARGUMENTS = {
+    "alpha": "width multiplier, a positive number; channels are rounded to multiples of 8, and the last convolution "
+    "never has fewer than 1280.",
+    "include_top": "end in global average pooling, dropout and a classifier.",
+    "attention": ARGUMENTS["attention"]
+    + " Names have this network's settings: `na_keras.models.mobilenet_v2.ATTENTION_SETTINGS`.",
+    "dropout_rate": "before the classifier; the authors' and PyTorch's .2.",
+}
+
+# The signatures are written out, for editors and for readers; `locals()` is the arguments by their names.
+
+
+@documented(**OWN_ARGUMENTS)
 def MobileNetV2(
     input_shape=None,
     alpha=1.0,
@@ -149,32 +188,15 @@ def MobileNetV2(
     synchronized_batch_norm=False,
     dropout_rate=0.2,
 ):
-    """MobileNetV2 as a functional keras.Model. Names of attention have this network's settings, `ATTENTION_SETTINGS`.
+    """MobileNetV2 with 17 inverted residual blocks, as a functional keras.Model.
 
-    Source: arXiv 1801.04381 in PyTorch's geometry; see the head of na_keras/models/mobilenet_v2.py.
+    The arguments mean what `OWN_ARGUMENTS` says, and else `na_keras.models.shared.ARGUMENTS`; `help(MobileNetV2)` shows
+    it.
     """
-    check_arguments(include_top, weights, classes, pooling)
-    if not alpha > 0:
-        raise ValueError(f"alpha must be positive. Received: alpha={alpha}")
-    image, x = image_input(input_shape, input_tensor, include_top, include_preprocessing)
-    factory = get_attention(attention, ATTENTION_SETTINGS, synchronized=synchronized_batch_norm)
-    x = mobilenet_v2_stages(x, alpha, factory, synchronized=synchronized_batch_norm)["C5"]
-    settings = BlockSettings(synchronized=synchronized_batch_norm)
-    x = convolution_norm(x, scaled(LAST, max(1.0, alpha)), 1, 1, names("Conv_1", "Conv_1_bn"), settings)
-    x = keras_layers.ReLU(6.0, name="out_relu")(x)
-    x = classification_head(
-        x,
-        include_top=include_top,
-        pooling=pooling,
-        classes=classes,
-        classifier_activation=classifier_activation,
-        initializers=(RandomNormal(stddev=0.01), Zeros()),  # the authors' and torchvision's
-        dropout_rate=dropout_rate,
-    )
-    return finish(image, x, weights, name)
+    return mobilenet_v2(**locals())
 
 
-@partial(documented, further_arguments=ALPHA_AND_DROPOUT)
+@documented(**OWN_ARGUMENTS)
 def NAMobileNetV2(
     input_shape=None,
     alpha=1.0,
@@ -190,8 +212,9 @@ def NAMobileNetV2(
     synchronized_batch_norm=False,
     dropout_rate=0.2,
 ):
-    """`MobileNetV2` with Normalization-Attention in each block, the network of the paper's Table 1.
+    """MobileNetV2 with the paper's attention module in each of its 17 blocks, as a functional keras.Model.
 
-    Source: arXiv 1801.04381 in PyTorch's geometry; see the head of na_keras/models/mobilenet_v2.py.
+    The arguments mean what `OWN_ARGUMENTS` says, and else `na_keras.models.shared.ARGUMENTS`; `help(NAMobileNetV2)`
+    shows it.
     """
-    return MobileNetV2(**locals())  # the arguments: nothing else has a name here yet
+    return mobilenet_v2(**locals())

@@ -10,14 +10,13 @@ The attention module stands after a block's last batch norm, before the addition
 """
 
 from keras import layers as keras_layers
-from keras.initializers import RandomUniform
 
-from na_keras.layers import get_attention, property_of
+from na_keras.layers import property_of
+from na_keras.layers.initializers import torch_linear
 from na_keras.models.shared import (
-    BlockSettings,
-    ConvolutionNames,
+    BlockOptions,
+    NetworkArguments,
     channel_axis,
-    check_arguments,
     classification_head,
     convolution_norm,
     documented,
@@ -44,19 +43,28 @@ STAGES = (
 EXPANSION = 4  # output channels of a bottleneck block / its width
 
 
-def names(name):
-    """Names of a convolution and what belongs to it, as keras.applications has them."""
-    return ConvolutionNames(f"{name}_pad", f"{name}_conv", f"{name}_bn")
+def names_of(name):
+    """Of the padding, the convolution and the batch norm."""
+    return f"{name}_pad", f"{name}_conv", f"{name}_bn"
 
 
-def block(x, width, stride, bottleneck, name, settings):
-    """One residual block: (b, h, w, c) -> (b, h / stride, w / stride, out).
+def residual_block(x, width, stride, bottleneck, name, options):
+    """One residual block.
 
     Bottleneck: 1x1 to `width`, 3x3 with the stride, 1x1 to out = 4 * width; basic: two 3x3 of out = width, the
     first with the stride. Then attention, the shortcut's addition (projected where the shape changes), ReLU.
     Attention that replaces the 3x3 convolution is called as attention(strides=..., name=...).
+
+    Args:
+        x: symbolic tensor (b, h, w, c).
+        width, stride, bottleneck: as above.
+        name: that the names of all layers begin with.
+        options: a `BlockOptions`.
+
+    Returns:
+        Symbolic tensor (b, h / stride, w / stride, out).
     """
-    layers, attention = settings.layers, settings.attention
+    layers, attention = options.layers, options.attention
     filters = EXPANSION * width if bottleneck else width
     # filters, kernel size, stride
     if bottleneck:
@@ -65,13 +73,13 @@ def block(x, width, stride, bottleneck, name, settings):
         plan = ((width, 3, stride), (filters, 3, 1))
     shortcut = x
     if stride > 1 or x.shape[channel_axis()] != filters:
-        shortcut = convolution_norm(x, filters, 1, stride, names(f"{name}_0"), settings)
+        shortcut = convolution_norm(x, filters, 1, stride, names_of(f"{name}_0"), options)
     replaces = property_of(attention, "replaces_convolution")
     for order, (out, size, step) in enumerate(plan, start=1):
         if size == 3 and replaces:
             x = attention(strides=step, name=f"{name}_attention")(x)
             continue
-        x = convolution_norm(x, out, size, step, names(f"{name}_{order}"), settings)
+        x = convolution_norm(x, out, size, step, names_of(f"{name}_{order}"), options)
         if order < len(plan):
             x = layers.ReLU(name=f"{name}_{order}_relu")(x)
     if attention is not None and not replaces:
@@ -87,7 +95,7 @@ def resnet_stages(x, depth, attention=None, layers=keras_layers, synchronized=Fa
         x: symbolic image tensor (b, h, w, c), normalised.
         depth: a key of `RESNET`.
         attention: None or a factory, called once a block as `attention(name=...)`, that returns a layer; with the
-            class attribute `replaces_convolution` as `attention(strides=..., name=...)`, see `block`.
+            class attribute `replaces_convolution` as `attention(strides=..., name=...)`, see `residual_block`.
         layers: namespace to take layers from; another implementation of Keras' layers builds the same graph.
         synchronized: batch statistics over all replicas.
 
@@ -104,8 +112,8 @@ def resnet_stages(x, depth, attention=None, layers=keras_layers, synchronized=Fa
             f"This attention replaces the 3x3 convolution of a bottleneck block, and ResNet{depth} has none: use "
             f"ResNet50, 101 or 152, or another attention. Received: attention={attention!r}"
         )
-    settings = BlockSettings(attention, layers, synchronized)
-    x = convolution_norm(x, 64, 7, 2, names("conv1"), settings)
+    options = BlockOptions(attention, layers, synchronized)
+    x = convolution_norm(x, 64, 7, 2, names_of("conv1"), options)
     x = layers.ReLU(name="conv1_relu")(x)
     x = layers.ZeroPadding2D(1, name="pool1_pad")(x)  # zeros are exact: x >= 0 here
     x = layers.MaxPooling2D(3, 2, name="pool1_pool")(x)
@@ -113,48 +121,30 @@ def resnet_stages(x, depth, attention=None, layers=keras_layers, synchronized=Fa
     for level, ((stage, width, stride), count) in enumerate(zip(STAGES, blocks, strict=True), start=2):
         for index in range(1, count + 1):
             step = stride if index == 1 else 1
-            x = block(x, width, step, bottleneck, f"{stage}_block{index}", settings)
+            x = residual_block(x, width, step, bottleneck, f"{stage}_block{index}", options)
         x = outputs[f"C{level}"] = layers.Activation("linear", name=f"C{level}")(x)
     return outputs
 
 
-def resnet(
-    depth,
-    *,
-    include_top,
-    weights,
-    input_tensor,
-    input_shape,
-    pooling,
-    classes,
-    classifier_activation,
-    name,
-    attention,
-    include_preprocessing,
-    synchronized_batch_norm,
-):
-    """The network of a depth, a key of `RESNET`; the named builders below are its public forms."""
-    check_arguments(include_top, weights, classes, pooling)
-    image, x = image_input(input_shape, input_tensor, include_top, include_preprocessing)
-    factory = get_attention(attention, synchronized=synchronized_batch_norm)
-    stages = resnet_stages(x, depth, factory, synchronized=synchronized_batch_norm)
-    # torch.nn.Linear's default: both uniform within 1 / sqrt(inputs)
-    bound = stages["C5"].shape[channel_axis()] ** -0.5
-    x = classification_head(
-        stages["C5"],
-        include_top=include_top,
-        pooling=pooling,
-        classes=classes,
-        classifier_activation=classifier_activation,
-        initializers=(RandomUniform(-bound, bound), RandomUniform(-bound, bound)),
-    )
-    return finish(image, x, weights, name)
+def resnet(depth, arguments):
+    """ResNet as a functional keras.Model.
+
+    Args:
+        depth: a key of `RESNET`.
+        arguments: a `NetworkArguments`.
+    """
+    image, x = image_input(arguments)
+    factory = arguments.attention_factory()
+    stages = resnet_stages(x, depth, factory, synchronized=arguments.synchronized_batch_norm)
+    channels = stages["C5"].shape[channel_axis()]
+    x = classification_head(stages["C5"], arguments, (torch_linear(channels), torch_linear(channels)))
+    return finish(image, x, arguments)
 
 
-# Signatures are written out, so that editors show them; locals() are then just the arguments.
+# The signatures are written out, for editors and for readers; `locals()` is the arguments by their names.
 
 
-@documented
+@documented()
 def ResNet18(
     include_top=True,
     weights=None,
@@ -168,14 +158,14 @@ def ResNet18(
     include_preprocessing=True,
     synchronized_batch_norm=False,
 ):
-    """ResNet of 18 layers as a functional keras.Model: 2, 2, 2, 2 basic blocks.
+    """ResNet18 with 8 basic blocks, as a functional keras.Model.
 
-    Source: arXiv 1512.03385 in PyTorch's geometry; see the head of na_keras/models/resnet.py.
+    The arguments mean what `na_keras.models.shared.ARGUMENTS` says; `help(ResNet18)` shows it.
     """
-    return resnet(18, **locals())
+    return resnet(18, NetworkArguments(**locals()))
 
 
-@documented
+@documented()
 def ResNet34(
     include_top=True,
     weights=None,
@@ -189,14 +179,14 @@ def ResNet34(
     include_preprocessing=True,
     synchronized_batch_norm=False,
 ):
-    """ResNet of 34 layers as a functional keras.Model: 3, 4, 6, 3 basic blocks.
+    """ResNet34 with 16 basic blocks, as a functional keras.Model.
 
-    Source: arXiv 1512.03385 in PyTorch's geometry; see the head of na_keras/models/resnet.py.
+    The arguments mean what `na_keras.models.shared.ARGUMENTS` says; `help(ResNet34)` shows it.
     """
-    return resnet(34, **locals())
+    return resnet(34, NetworkArguments(**locals()))
 
 
-@documented
+@documented()
 def ResNet50(
     include_top=True,
     weights=None,
@@ -210,14 +200,14 @@ def ResNet50(
     include_preprocessing=True,
     synchronized_batch_norm=False,
 ):
-    """ResNet of 50 layers as a functional keras.Model: 3, 4, 6, 3 bottleneck blocks.
+    """ResNet50 with 16 bottleneck blocks, as a functional keras.Model.
 
-    Source: arXiv 1512.03385 in PyTorch's geometry; see the head of na_keras/models/resnet.py.
+    The arguments mean what `na_keras.models.shared.ARGUMENTS` says; `help(ResNet50)` shows it.
     """
-    return resnet(50, **locals())
+    return resnet(50, NetworkArguments(**locals()))
 
 
-@documented
+@documented()
 def ResNet101(
     include_top=True,
     weights=None,
@@ -231,14 +221,14 @@ def ResNet101(
     include_preprocessing=True,
     synchronized_batch_norm=False,
 ):
-    """ResNet of 101 layers as a functional keras.Model: 3, 4, 23, 3 bottleneck blocks.
+    """ResNet101 with 33 bottleneck blocks, as a functional keras.Model.
 
-    Source: arXiv 1512.03385 in PyTorch's geometry; see the head of na_keras/models/resnet.py.
+    The arguments mean what `na_keras.models.shared.ARGUMENTS` says; `help(ResNet101)` shows it.
     """
-    return resnet(101, **locals())
+    return resnet(101, NetworkArguments(**locals()))
 
 
-@documented
+@documented()
 def ResNet152(
     include_top=True,
     weights=None,
@@ -252,14 +242,14 @@ def ResNet152(
     include_preprocessing=True,
     synchronized_batch_norm=False,
 ):
-    """ResNet of 152 layers as a functional keras.Model: 3, 8, 36, 3 bottleneck blocks.
+    """ResNet152 with 50 bottleneck blocks, as a functional keras.Model.
 
-    Source: arXiv 1512.03385 in PyTorch's geometry; see the head of na_keras/models/resnet.py.
+    The arguments mean what `na_keras.models.shared.ARGUMENTS` says; `help(ResNet152)` shows it.
     """
-    return resnet(152, **locals())
+    return resnet(152, NetworkArguments(**locals()))
 
 
-@documented
+@documented()
 def NAResNet50(
     include_top=True,
     weights=None,
@@ -273,8 +263,8 @@ def NAResNet50(
     include_preprocessing=True,
     synchronized_batch_norm=False,
 ):
-    """`ResNet50` with Normalization-Attention in each block, the network of the paper's Table 1.
+    """ResNet50 with the paper's attention module in each of its 16 blocks, as a functional keras.Model.
 
-    Source: arXiv 1512.03385 in PyTorch's geometry; see the head of na_keras/models/resnet.py.
+    The arguments mean what `na_keras.models.shared.ARGUMENTS` says; `help(NAResNet50)` shows it.
     """
-    return resnet(50, **locals())
+    return resnet(50, NetworkArguments(**locals()))

@@ -3,13 +3,17 @@
 .npz                 numpy.savez of arrays; pickled objects are refused
 .safetensors         8 bytes: length of the header, little-endian; the header, JSON: name -> dtype, shape, offsets;
                      the numbers. Small enough to be read here, and bfloat16, which numpy does not have, as float32
-.pth, .pt            torch.save of a state dict, by torch.load(weights_only=True); needs PyTorch
+.pth, .pt, .pth.tar  torch.save of a state dict or checkpoint, by torch.load(weights_only=True); needs PyTorch. Of what
+                     is no tensor argparse.Namespace is let in: torchvision's checkpoints hold their programs' arguments
 """
 
+import argparse
+import contextlib
 import json
 import math
 import pathlib
 import pickle
+import re
 import zipfile
 
 import numpy as np
@@ -80,17 +84,23 @@ def read_pth(path):
             "numpy.savez('weights.npz', **{name: value.cpu().numpy() for name, value in model.state_dict().items()})"
         ) from error
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        allowed = getattr(torch.serialization, "safe_globals", None)  # PyTorch 2.5
+        with allowed([argparse.Namespace]) if allowed else contextlib.nullcontext():  # attributes, no code
+            return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, LookupError, TypeError, ValueError) as error:
         # torch.load has no error of its own: what it meets in a damaged file depends on where the damage is.
-        reason = str(error).partition("\n")[0] or type(error).__name__
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        reason = found[1] if found else str(error).partition("\n")[0] or type(error).__name__
         raise ValueError(
             "it holds something other than tensors, or is damaged; nothing in it was executed. Where you trust it, "
-            f"write its tensors alone: torch.save(model.state_dict(), path). PyTorch says: {reason}"
+            "write its tensors alone: of a network, torch.save(model.state_dict(), 'weights.pth'); of a checkpoint, "
+            f"torch.save(torch.load({path.name!r}, weights_only=False)['model'], 'weights.pth'), or ['state_dict']. "
+            f"PyTorch stopped at: {reason}"
         ) from error
 
 
 READERS = {".npz": read_npz, ".safetensors": read_safetensors, ".pth": read_pth, ".pt": read_pth}
+READERS[".pth.tar"] = read_pth  # as NANet and the programs that follow PyTorch's ImageNet example name checkpoints
 
 
 def read_tensors(path):
@@ -102,11 +112,12 @@ def read_tensors(path):
         ValueError: another ending, or a file that is damaged or holds more than tensors.
     """
     path = pathlib.Path(path)
-    if path.suffix not in READERS:
+    reader = next((reader for ending, reader in READERS.items() if path.name.endswith(ending)), None)
+    if reader is None:
         raise ValueError(f"Expected a file named {', '.join('*' + ending for ending in READERS)}. Received: {path}")
     if not path.is_file():
         raise FileNotFoundError(f"No file of weights at {path}.")
     try:
-        return READERS[path.suffix](path)
+        return reader(path)
     except ValueError as error:
         raise ValueError(f"Cannot read {path}: {error}") from error

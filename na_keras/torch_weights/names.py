@@ -2,9 +2,10 @@
 
 Sources: torchvision for ResNet (models/resnet.py) and MobileNetV2 (models/mobilenetv2.py); 13952522076/NANet for `na`;
 implus/PytorchInsight, classification/models/imagenet, for `se`, `cbam`, `sge` and SK; xvjiarui/GCNet for what is inside
-`gc`. Names of our own, where we know of no published ones: `ge` (with `gather`, a torch.nn.Sequential of convolutions
-and batch norms in turn) and, in `na`, the embeddings `key` and `query` (each a Sequential of convolution, ReLU,
-convolution). In MobileNetV2 every module is called as in ResNet, beside `conv`, as NANet's is.
+`gc`. The embeddings in `na` are `conv1`, of the key, and `conv2`, of the query, as in NANet's
+models/resnet/resnet_na5.py (each a Sequential of convolution, ReLU, convolution); files of version 0.1.0 have `key` and
+`query`. Names of our own, where we know of no published ones: `ge` (with `gather`, a Sequential of convolutions and
+batch norms in turn). In MobileNetV2 every module is called as in ResNet, beside `conv`, as NANet's is.
 
 A batch norm's `num_batches_tracked` has no counterpart in Keras, and no effect.
 """
@@ -40,7 +41,7 @@ def batch_norm(ours, theirs):
     return {f"{ours}{name}": (f"{theirs}{torch_name}", "vector") for name, torch_name in names.items()}
 
 
-# class -> {weight's path within the layer: (PyTorch's name within the module, layout)}
+# class -> {weight's path within the layer: (PyTorch's name within the module, layout, other names that are read)}
 PLAIN_WEIGHTS = {
     keras.layers.Conv2D: {"kernel": ("weight", "convolution"), "bias": ("bias", "vector")},
     keras.layers.DepthwiseConv2D: {"kernel": ("weight", "depthwise"), "bias": ("bias", "vector")},
@@ -54,8 +55,12 @@ ATTENTION_WEIGHTS = {
         {
             **{"gamma": ("weight2", "vector"), "beta": ("bias2", "vector")},
             **{
-                f"{role}_{order}_{ours}": (f"{role}.{2 * order - 2}.{theirs}", layout)
-                for role in ("key", "query")
+                f"{role}_{order}_{ours}": (
+                    f"{module}.{2 * order - 2}.{theirs}",
+                    layout,
+                    f"{role}.{2 * order - 2}.{theirs}",  # in files of version 0.1.0
+                )
+                for role, module in (("key", "conv1"), ("query", "conv2"))
                 for order in (1, 2)
                 for ours, theirs, layout in (("kernel", "weight", "convolution"), ("bias", "bias", "vector"))
             },
@@ -108,6 +113,8 @@ ATTENTION_WEIGHTS = {
     ),
 }
 
+TRUNK_OF_ATTENTION = ("conv2.", "bn2.")  # SK's first branch is the convolution of a network without attention
+
 # Our layer's name, as a regular expression -> PyTorch's module; a lambda takes the numbers in our name. A bottleneck's
 # or basic block's number counts from 1 here and from 0 there, ResNet's stages from conv2 and layer1, MobileNetV2's
 # blocks from 0 here (expanded_conv) and, with the stem before them, from 1 there.
@@ -142,8 +149,46 @@ MOBILENET_V2 = {
 }
 FAMILIES = {"conv1_conv": RESNET, "Conv1": MOBILENET_V2}  # by a layer that each has
 
-# layer: its name; variable: Keras'; names: what PyTorch may call it, the first is what we write; layout: in LAYOUTS
-NamedWeight = namedtuple("NamedWeight", "layer variable names layout")
+# What timm calls the layers of MobileNetV2 (mobilenetv2_100) -> torchvision's name, within a block and outside
+TIMM_REPEATS = (1, 2, 3, 4, 3, 3, 1)  # blocks of a stage: timm's blocks.STAGE.INDEX
+TIMM_FIRST_BLOCK = {"conv_dw": "conv.0.0", "bn1": "conv.0.1", "conv_pw": "conv.1", "bn2": "conv.2"}
+TIMM_BLOCK = {"conv_pw": "conv.0.0", "bn1": "conv.0.1", "conv_dw": "conv.1.0", "bn2": "conv.1.1"}
+TIMM_BLOCK |= {"conv_pwl": "conv.2", "bn3": "conv.3"}
+TIMM_ENDS = {"conv_stem": "features.0.0", "bn1": "features.0.1", "conv_head": "features.18.0", "bn2": "features.18.1"}
+TIMM_ENDS |= {"classifier": "classifier.1"}
+
+# layer: its name; variable: Keras'; names: what PyTorch may call it, the first is what we write; layout: in LAYOUTS;
+# of_attention: whether a network without attention has no such weight
+NamedWeight = namedtuple("NamedWeight", "layer variable names layout of_attention")
+
+
+def torchvision_name(name):
+    """The name in torchvision's MobileNetV2 of a weight in timm's; any other name as it is."""
+    module, _, weight = name.rpartition(".")
+    if module in TIMM_ENDS:
+        return f"{TIMM_ENDS[module]}.{weight}"
+    if match := re.fullmatch(r"blocks\.([0-6])\.(\d)\.(\w+)", module):
+        stage, index = int(match[1]), int(match[2])
+        table = TIMM_BLOCK if stage else TIMM_FIRST_BLOCK
+        if match[3] in table and index < TIMM_REPEATS[stage]:
+            return f"features.{1 + sum(TIMM_REPEATS[:stage]) + index}.{table[match[3]]}.{weight}"
+    return name
+
+
+def without_timm_names(state):
+    """A state dict of timm's resnet50, seresnet50 or mobilenetv2_100 under torchvision's and PytorchInsight's names.
+
+    timm's squeeze-and-excitation has 1x1 convolutions, `se.fc1` and `se.fc2`, in the place of linear layers.
+    """
+    if "conv_stem.weight" in state:
+        state = {torchvision_name(name): value for name, value in state.items()}
+    renamed = {}
+    for name, value in state.items():
+        match = re.fullmatch(r"(.*\.se)\.fc([12])\.(weight|bias)", name)
+        if match and match[3] == "weight" and tuple(value.shape[2:]) == (1, 1):
+            value = value[:, :, 0, 0]
+        renamed[f"{match[1]}.fc.{2 * int(match[2]) - 2}.{match[3]}" if match else name] = value
+    return renamed
 
 
 def torch_shape(shape, layout):
@@ -181,8 +226,12 @@ def layer_weights(layer, module):
                 f"No PyTorch name is known for {path!r} in the layer {layer.name!r}, a {type(layer).__name__}. Known "
                 f"attention layers: {', '.join(sorted(kind.__name__ for kind in ATTENTION_WEIGHTS))}"
             )
-        name, layout = known[path]
-        yield NamedWeight(layer.name, variable, tuple(prefix + name for prefix in prefixes), layout)
+        name, layout, *others = known[path]
+        names = tuple(prefix + name for name in (name, *others) for prefix in prefixes)
+        of_attention = type(layer) in ATTENTION_WEIGHTS and not (
+            prefixes == (f"{module}.",) and name.startswith(TRUNK_OF_ATTENTION)
+        )
+        yield NamedWeight(layer.name, variable, names, layout, of_attention)
 
 
 def named_weights(model):

@@ -126,7 +126,7 @@ def test_an_unreadable_half_takes_the_mixed_example_out():
     assert mix(images, labels, tf.constant([1.0, 0.0, 1.0, 1.0]), mixup=0.8)[2].tolist() == [1, 0, 0, 1]
 
 
-def test_shares_are_beta_distributed():
-    draws = augmentation.shares(20_000, 0.1, [3, 4]).numpy()
+def test_mixing_ratios_are_beta_distributed():
+    draws = augmentation.mixing_ratios(20_000, 0.1, [3, 4]).numpy()
     # Beta(a, a): mean 1/2, variance 1 / (4 (2 a + 1)) = .2083.
     assert np.isfinite(draws).all() and abs(draws.mean() - 0.5) < 0.02 and abs(draws.var() - 0.2083) < 0.005

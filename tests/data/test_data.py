@@ -133,10 +133,10 @@ def test_evaluation_counts_every_image_once_on_several_machines(count):
 def test_mixed_batches_can_start_at_any_step_and_hold_shares_of_classes():
     mix = {"mixup": 0.2, "cutmix": 1.0, "threshold": None}
     options = {"seed": 3, "epoch": 0, "batch_size": 64, "mix": mix, "rand_augment": 6.0, **OPTIONS}
-    whole = list(pipeline.training_batches(digits("train"), first_step=0, **options))
+    whole = list(pipeline.training_batches(digits("train"), first_step=18, **options))
     rest = list(pipeline.training_batches(digits("train"), first_step=20, **options))
-    assert (len(whole), len(rest)) == (22, 2)
-    for batch, other in zip(whole[20:], rest, strict=True):
+    assert (len(whole), len(rest)) == (4, 2)
+    for batch, other in zip(whole[2:], rest, strict=True):
         for part, other_part in zip(batch, other, strict=True):
             np.testing.assert_array_equal(part, other_part)
     targets = whole[0][1].numpy()
@@ -144,7 +144,7 @@ def test_mixed_batches_can_start_at_any_step_and_hold_shares_of_classes():
     np.testing.assert_allclose(targets.sum(axis=1), 1.0, atol=1e-6)
     # Mixed over a machine's share, then dealt to replicas: one device sees the same images.
     context = tf.distribute.InputContext(1, 0, 4)
-    dealt = list(pipeline.training_batches(digits("train"), first_step=0, context=context, **options))
+    dealt = list(pipeline.training_batches(digits("train"), first_step=18, context=context, **options))
     np.testing.assert_array_equal(np.concatenate([images for images, _, _ in dealt[:4]]), whole[0][0])
 
 

@@ -1,6 +1,7 @@
 """insert_attention: the places, the weights, what stays the same, and what is refused."""
 
 import functools
+import re
 
 import keras
 import numpy as np
@@ -267,6 +268,68 @@ def test_modules_have_the_precision_and_the_data_format_of_the_network():
     assert keras.config.image_data_format() == "channels_last"
 
 
+@pytest.mark.parametrize("data_format", ["channels_first", "channels_last"])
+def test_a_module_after_a_layer_without_a_data_format_has_the_networks(data_format):
+    """Under the other global setting, as a loaded model may be."""
+    first = data_format == "channels_first"
+    image = keras.Input((3, 16, 20) if first else (16, 20, 3))
+    x = layers.ReLU(name="before")(image)
+    x = layers.MaxPooling2D(2, data_format=data_format)(x)
+    x = layers.ReLU(name="after")(layers.Dropout(0.5)(layers.BatchNormalization(axis=1 if first else 3)(x)))
+    inner = keras.Model(other := keras.Input(x.shape[1:]), layers.Activation("tanh", name="inside")(other))
+    model = keras.Model(image, layers.GlobalAveragePooling2D(data_format=data_format)(inner(x)))
+    keras.config.set_image_data_format("channels_last" if first else "channels_first")
+    try:
+        modules = inserted(insert_attention(model, where="^(before|after|inside)$"))
+    finally:
+        keras.config.set_image_data_format("channels_last")
+    assert {name: module.data_format for name, module in modules.items()} == dict.fromkeys(
+        ("before", "after", "inside"), data_format
+    )
+
+
+@keras.saving.register_keras_serializable(package="test_insertion")
+class AddsInside(layers.Layer):
+    """As keras.applications.InceptionResNetV2's: the addition is in no graph."""
+
+    def call(self, tensors):
+        return tensors[0] + 0.2 * tensors[1]
+
+
+def like_vgg(x):
+    return layers.Dense(5, name="predictions")(
+        layers.Flatten()(layers.MaxPooling2D(name="pool")(layers.Conv2D(4, 3)(x)))
+    )
+
+
+def like_mobilenet(x):
+    x = layers.GlobalAveragePooling2D(keepdims=True)(layers.ReLU(name="relu.1")(layers.Conv2D(4, 3)(x)))
+    return layers.Softmax(name="predictions")(layers.Flatten()(layers.Conv2D(5, 1, name="conv_preds")(x)))
+
+
+def like_densenet(x):
+    x = layers.Concatenate(name="concat")([x, layers.BatchNormalization()(layers.Conv2D(4, 3, padding="same")(x))])
+    return layers.Dense(5, name="predictions")(layers.GlobalAveragePooling2D()(x))
+
+
+def like_inception_resnet(x):
+    x = AddsInside(name="sum")([x, layers.BatchNormalization()(layers.Conv2D(3, 3, padding="same")(x))])
+    return layers.Dense(5, name="predictions")(layers.GlobalAveragePooling2D()(x))
+
+
+@pytest.mark.parametrize(
+    ("network", "advised"),
+    [(like_vgg, "pool"), (like_mobilenet, "relu.1"), (like_densenet, "concat"), (like_inception_resnet, "sum")],
+)
+def test_the_advice_on_where_can_be_followed(network, advised):
+    image = keras.Input((8, 8, 3))
+    model = keras.Model(image, network(image))
+    with pytest.raises(ValueError, match="no such addition; additions inside a layer are not seen") as refused:
+        insert_attention(model)
+    (where,) = re.findall(r'where="([^"]*)"', str(refused.value))
+    assert list(inserted(insert_attention(model, where=where))) == [advised]
+
+
 class Subclassed(keras.Model):
     def call(self, x):
         return x
@@ -304,7 +367,7 @@ def plain(*stack):
         (
             lambda: plain(layers.Conv2D(4, 3, name="only")),
             {},
-            "none after a layer.*where=..only.*maps: only",
+            "no such addition.*where=..only.*maps: only",
         ),
         (
             tiny,

@@ -57,6 +57,33 @@ def test_equals_the_float64_oracle_in_both_data_formats(name):
 
 
 @every_layer
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+def test_the_pure_function_on_the_layers_weights_is_the_layer(name, data_format):
+    """With arrays for weights and no Keras layer around it, as a layer of another library calls it."""
+    layer, x = make(name, data_format=data_format), features(name)
+    x = x if data_format == "channels_last" else x.transpose(TO_FIRST)
+    weights = {path: weight.astype("float32") for path, weight in attention_layers.weights_of(layer).items()}
+    x = keras.ops.convert_to_tensor(x)
+    output = ROWS[name].function(x, weights, data_format=data_format, **ROWS[name].arguments)
+    assert_close(as_array(output), as_array(layer(x)))
+    half = ROWS[name].function(keras.ops.cast(x, "bfloat16"), weights, data_format=data_format, **ROWS[name].arguments)
+    assert keras.backend.standardize_dtype(half.dtype) == "bfloat16"
+
+
+@on_tensorflow
+@pytest.mark.parametrize("name", ["se", "gc", "cbam", "sk"])
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method:UserWarning")
+def test_int8_weights_of_keras_quantize_are_used(name):
+    """Its fully connected sublayers then hold int8 kernels, which as they are would be hundreds of times too large."""
+    model = functional_model(name, (5, 7))
+    expected = as_array(model(features(name)))
+    model.quantize("int8")
+    assert "int8" in {keras.backend.standardize_dtype(weight.dtype) for weight in model.weights}
+    difference = np.abs(as_array(model(features(name))) - expected).max()
+    assert 0 < difference < 0.05 * np.abs(expected).max()
+
+
+@every_layer
 def test_height_and_width_may_be_unknown(name):
     model = functional_model(name)
     for shape in ((3, 1, 1), (1, 4, 2)):  # one position has no variance and all of the softmax

@@ -1,9 +1,12 @@
 """The builders: the paper's parameter counts, PyTorch's geometry, keras.applications' habits, clear errors."""
 
+import ast
 import functools
 import inspect
 import json
 import math
+import pydoc
+import re
 import types
 
 import keras
@@ -23,8 +26,8 @@ from na_keras import (
     ResNet152,
 )
 from na_keras.models.mobilenet_v2 import mobilenet_v2_stages
-from na_keras.models.resnet import block, resnet_stages
-from na_keras.models.shared import BlockSettings
+from na_keras.models.resnet import residual_block, resnet_stages
+from na_keras.models.shared import BlockOptions
 
 
 def trainable(model):
@@ -190,12 +193,59 @@ def test_argument_names_and_order_are_those_of_keras_applications_mobilenet_v2(b
     assert list(inspect.signature(builder).parameters)[: len(theirs)] == theirs
 
 
+BUILDERS = [*na_keras.models.MODELS.values(), NAResNet50, NAMobileNetV2]
+
+
+@pytest.mark.parametrize("builder", BUILDERS, ids=lambda builder: builder.__name__)
+def test_an_editor_and_help_show_the_arguments_that_a_builder_has(builder):
+    names = list(inspect.signature(builder).parameters)
+    written = ast.parse(inspect.getsource(builder)).body[0]  # what an editor sees without running anything
+    assert isinstance(written, ast.FunctionDef) and written.name == builder.__name__
+    assert not written.args.vararg and not written.args.kwarg
+    assert [argument.arg for argument in written.args.args] == names
+    assert len(written.args.defaults) == len(names)
+    text = pydoc.plain(pydoc.render_doc(builder))
+    section = text.split("Args:")[1].split("Returns:")[0]
+    assert re.findall(r"^ {8}(\w+): ", section, re.MULTILINE) == names
+    assert "Raises:" in text and all(line.strip() in text for line in ast.get_docstring(written).splitlines())
+
+
+@pytest.mark.parametrize("name", na_keras.models.MODELS)
+def test_every_builder_keeps_what_training_expects(name):
+    """The protocol at na_keras.models.MODELS."""
+    build = functools.partial(
+        na_keras.models.MODELS[name],
+        input_shape=(64, 64, 3),
+        classes=5,
+        classifier_activation=None,
+        attention="simam",
+        synchronized_batch_norm=True,
+        name="network",
+    )
+    model = build()
+    assert model.name == "network" and model.input_shape == (None, 64, 64, 3) and model.output_shape == (None, 5)
+    assert keras.backend.standardize_dtype(model.output.dtype) == "float32"
+    levels = [model.get_layer(f"C{level}").output.shape[1:3] for level in (2, 3, 4, 5)]
+    assert levels == [(64 // stride,) * 2 for stride in (4, 8, 16, 32)]
+    attention = [layer for layer in model.layers if isinstance(layer, na_keras.SimAM)]
+    assert attention and all(layer.name.endswith("_attention") for layer in attention)
+    norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    assert norms and all(norm.synchronized for norm in norms)
+    kinds = [layer.name for layer in model.layers if isinstance(layer, keras.layers.Normalization)]
+    assert len(kinds) == 1  # raw pixels come in
+    assert not [
+        layer for layer in build(include_preprocessing=False).layers if isinstance(layer, keras.layers.Normalization)
+    ]
+
+
 def test_layer_names_are_deterministic():
-    names = [[layer.name for layer in NAMobileNetV2().layers] for _ in range(2)]
+    names = [[layer.name for layer in NAMobileNetV2((32, 32, 3)).layers] for _ in range(2)]
     assert names[0] == names[1]
     for name in ("expanded_conv_attention", "block_16_attention", "block_3_depthwise", "Conv_1", "predictions"):
         assert name in names[0]
-    attention = [layer.name for layer in NAResNet50().layers if isinstance(layer, NormalizationAttention)]
+    attention = [
+        layer.name for layer in NAResNet50(input_shape=(32, 32, 3)).layers if isinstance(layer, NormalizationAttention)
+    ]
     assert attention[0] == "conv2_block1_attention" and attention[-1] == "conv5_block3_attention"
     assert len(attention) == 16
 
@@ -270,13 +320,13 @@ def test_mixed_precision_keeps_weights_normalisation_and_classifier_in_float32(p
 
 
 def test_initial_weights_have_the_authors_scale():
-    model = NAMobileNetV2()
+    model = NAMobileNetV2((32, 32, 3))
     depthwise = np.array(model.get_layer("block_8_depthwise").kernel)  # 384 channels
     assert depthwise.std() == pytest.approx(np.sqrt(2 / (9 * 384)), rel=0.05)
     expand = np.array(model.get_layer("block_8_expand").kernel)
     assert expand.std() == pytest.approx(np.sqrt(2 / 384), rel=0.05)
     assert np.array(model.get_layer("predictions").kernel).std() == pytest.approx(0.01, rel=0.05)
-    predictions = NAResNet50().get_layer("predictions")
+    predictions = NAResNet50(input_shape=(32, 32, 3)).get_layer("predictions")
     for weight in predictions.get_weights():
         assert np.abs(weight).max() <= 2048**-0.5 and weight.std() == pytest.approx((3 * 2048) ** -0.5, rel=0.1)
 
@@ -308,8 +358,8 @@ def test_every_name_builds_the_smallest_network(name):
 def test_blocks_with_batch_norm_in_their_attention_train_and_are_saved(name, tmp_path):
     image = x = keras.Input((16, 16, 8))
     for index, stride in ((1, 2), (2, 1)):
-        attention = na_keras.get_attention(name)
-        x = block(x, 32, stride, True, f"conv2_block{index}", BlockSettings(attention))
+        options = BlockOptions(na_keras.get_attention(name))
+        x = residual_block(x, 32, stride, True, f"conv2_block{index}", options)
     model = keras.Model(image, keras.layers.GlobalAveragePooling2D()(x))
     model.compile("sgd", "mse")
     images = np.random.default_rng(0).normal(size=(4, 16, 16, 8)).astype("float32")

@@ -93,6 +93,17 @@ def test_pth_files_of_state_dicts_and_checkpoints_are_read(small, tmp_path):
     np.testing.assert_array_equal(to_torch_state_dict(model)[name], expected)
 
 
+def test_torchvisions_checkpoints_with_their_arguments_and_pth_tar_are_read(small, tmp_path):
+    network, model = small
+    checkpoint = {"model": network.state_dict(), "args": argparse.Namespace(lr=0.1, model="x"), "epoch": 3}
+    torch.save(checkpoint, tmp_path / "model_3.pth.tar")
+    load_torch_weights(model, tmp_path / "model_3.pth.tar")
+    assert weights_equal(model, network)
+    averaged = torch.optim.swa_utils.AveragedModel(network)
+    load_torch_weights(model, averaged.state_dict())
+    assert weights_equal(model, network)
+
+
 class Trap:
     def __init__(self, path):
         self.path = path
@@ -107,7 +118,7 @@ def test_pickles_are_never_executed(small, tmp_path):
     trap = tmp_path / "sprung"
     torch.save({**network.state_dict(), "trap": Trap(trap)}, tmp_path / "trap.pth")
     torch.save(network, tmp_path / "module.pth")
-    torch.save({"state_dict": network.state_dict(), "args": argparse.Namespace(lr=1)}, tmp_path / "arguments.pth")
+    torch.save({"state_dict": network.state_dict(), "args": pathlib.PurePosixPath("x")}, tmp_path / "arguments.pth")
     (tmp_path / "text.pth").write_text("no pickle")
     (tmp_path / "empty.pt").write_bytes(b"")
     torch.save(network.state_dict(), tmp_path / "cut.pth")

@@ -141,6 +141,113 @@ def test_wrappers_counters_checkpoints_and_aliases_are_understood(network, fresh
     assert_same_weights(model, other)
 
 
+PREFIXES = ("module.", "model.", "backbone.", "net.", "student.", "model._orig_mod.module.")
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_a_network_inside_another_is_found_by_its_prefix(prefix, network, fresh, state):
+    averaged = {"n_averaged": np.array(7), **{prefix + name: array for name, array in state.items()}}
+    load_torch_weights(fresh, averaged)  # torch.optim.swa_utils.AveragedModel's counter stands outside
+    assert_same_weights(network, fresh)
+
+
+def test_beside_another_network_the_prefix_is_said(unloaded, state):
+    both = {**{f"student.{n}": a for n, a in state.items()}, **{f"teacher.{n}": a for n, a in state.items()}}
+    with pytest.raises(
+        ValueError, match=r"(?s)Names fit without 'student.'.*name.removeprefix.'student.'..: value for name"
+    ):
+        load_torch_weights(unloaded, both)
+
+
+def timm_mobilenet_v2(state):
+    """A state dict of torchvision's names under timm's."""
+    table = {"features.0.0": "conv_stem", "features.0.1": "bn1", "features.18.0": "conv_head", "features.18.1": "bn2"}
+    table["classifier.1"] = "classifier"
+    numbers = iter(range(1, 18))
+    for stage, repeats in enumerate((1, 2, 3, 4, 3, 3, 1)):
+        for index in range(repeats):
+            block, timm = f"features.{next(numbers)}.conv", f"blocks.{stage}.{index}"
+            names = ["conv_dw", "bn1", "conv_pw", "bn2"] if stage == 0 else ["conv_pw", "bn1", "conv_dw", "bn2"]
+            names += [] if stage == 0 else ["conv_pwl", "bn3"]
+            places = ["0.0", "0.1", "1", "2"] if stage == 0 else ["0.0", "0.1", "1.0", "1.1", "2", "3"]
+            table |= {f"{block}.{place}": f"{timm}.{name}" for place, name in zip(places, names, strict=True)}
+    return {f"{table[name.rpartition('.')[0]]}.{name.rpartition('.')[2]}": array for name, array in state.items()}
+
+
+def test_timms_mobilenet_v2_is_read():
+    model, other = randomize(thin()), thin()
+    renamed = timm_mobilenet_v2(to_torch_state_dict(model))
+    assert {"blocks.1.0.conv_pw.weight", "blocks.6.0.bn3.running_mean", "conv_head.weight"} <= set(renamed)
+    load_torch_weights(other, renamed)
+    assert_same_weights(model, other)
+
+
+def test_timms_squeeze_and_excitation_is_read():
+    model, other = (ResNet18(attention="se", **SMALL) for _ in range(2))
+    renamed = {}
+    for name, array in to_torch_state_dict(randomize(model)).items():
+        new = name.replace(".se.fc.0.", ".se.fc1.").replace(".se.fc.2.", ".se.fc2.")
+        renamed[new] = array[:, :, None, None] if new != name and array.ndim == 2 else array
+    load_torch_weights(other, renamed)
+    assert_same_weights(model, other)
+
+
+def test_networks_with_a_deep_stem_are_refused_by_name():
+    model = ResNet18(**SMALL)
+    deep = {name: a for name, a in to_torch_state_dict(model).items() if not name.startswith("conv1.")}
+    deep |= {f"conv1.{index}.weight": np.ones((8, 3, 3, 3), "float32") for index in (0, 3, 6)}
+    with pytest.raises(ValueError, match="has a deep stem.*ecaresnet50t.*another network"):
+        load_torch_weights(model, deep)
+
+
+def test_the_embeddings_names_are_the_released_codes_and_ours_stay_readable():
+    """NANet models/resnet/resnet_na5.py: conv1 of the key, conv2 of the global context."""
+    model, other = randomize(thin(attention="na_embedding")), thin(attention="na_embedding")
+    state = to_torch_state_dict(model)
+    names = [
+        f"{module}.{order}.{kind}" for module in ("conv1", "conv2") for order in (0, 2) for kind in ("weight", "bias")
+    ]
+    module = "features.2.na."
+    assert {n.removeprefix(module) for n in state if n.startswith(module)} == {*names, "weight2", "bias2"}
+    layer = model.get_layer("block_1_attention")
+    (key, _), (query, _) = layer.embedding
+    assert state[module + "conv1.0.weight"][0, 0, 1, 2] == key[0][1, 2, 0, 0]
+    assert state[module + "conv2.0.weight"][0, 0, 1, 2] == query[0][1, 2, 0, 0]
+    earlier = {n.replace(".na.conv1.", ".na.key.").replace(".na.conv2.", ".na.query."): a for n, a in state.items()}
+    load_torch_weights(other, earlier)
+    assert_same_weights(model, other)
+
+
+@pytest.mark.parametrize("attention", ["na", "se", "cbam"])
+def test_the_trunk_of_another_network_loads_with_fresh_modules(attention, state):
+    """From a network without attention, and from one with other modules."""
+    model = thin(attention=attention)
+    plain = {name: array for name, array in state.items() if ".se." not in name}
+    before = model.get_layer("block_1_attention").get_weights()
+    with pytest.raises(
+        ValueError, match='attention= that the file was trained with; or load the trunk.*attention="fresh"'
+    ):
+        load_torch_weights(model, plain)
+    for given in (plain, state):
+        load_torch_weights(model, given, attention="fresh")
+        loaded = to_torch_state_dict(model)
+        assert all(np.array_equal(loaded[name], array) for name, array in plain.items())
+    for ours, old in zip(model.get_layer("block_1_attention").get_weights(), before, strict=True):
+        np.testing.assert_array_equal(ours, old)
+    with pytest.raises(ValueError, match='attention must be "load" or "fresh". Received: .none.'):
+        load_torch_weights(model, plain, attention="none")
+
+
+def test_fresh_selective_kernels_keep_the_convolution_of_the_plain_network():
+    model = ResNet50(attention="sk", **SMALL)
+    kernel = np.full((64, 64, 3, 3), 2, "float32")
+    state = {
+        n: a for n, a in to_torch_state_dict(model).items() if not {"conv2g", "bn2g", "conv_fc1"} & set(n.split("."))
+    }
+    load_torch_weights(model, {**state, "layer1.0.conv2.weight": kernel}, attention="fresh")
+    np.testing.assert_array_equal(to_torch_state_dict(model)["layer1.0.conv2.weight"], kernel)
+
+
 def write_safetensors(path, state, **changes):
     header, data = {"__metadata__": {"format": "pt"}}, b""
     for name, array in state.items():
@@ -233,7 +340,7 @@ def test_what_does_not_fit_is_named_and_nothing_is_loaded(case, unloaded, state)
 
 def test_models_of_other_kinds_are_refused(state):
     image = keras.Input((32, 32, 3))
-    for model in (keras.applications.MobileNet(weights=None), keras.Model(image, thin()(image)), "resnet"):
+    for model in (keras.Sequential([image, keras.layers.Flatten()]), keras.Model(image, thin()(image)), "resnet"):
         with pytest.raises(ValueError, match="Expected a ResNet or MobileNetV2 built by this library.*inner one"):
             load_torch_weights(model, state)
     for name in ("srm", "eca", "lct", "non_local"):
@@ -308,7 +415,7 @@ def test_files_that_are_no_safetensors_are_refused(unloaded, tmp_path):
 def test_paths_that_cannot_be_read_are_refused(unloaded, tmp_path):
     with pytest.raises(FileNotFoundError, match="No file of weights at"):
         load_torch_weights(unloaded, tmp_path / "none.pth")
-    with pytest.raises(ValueError, match=r"named \*.npz, \*.safetensors, \*.pth, \*.pt. Received: .*w.h5"):
+    with pytest.raises(ValueError, match=r"\*.npz, \*.safetensors, \*.pth, \*.pt, \*.pth.tar. Received: .*w.h5"):
         load_torch_weights(unloaded, tmp_path / "w.h5")
 
 

@@ -14,13 +14,13 @@ class NA(nn.Module):
         self.weight2, self.bias2 = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.ones(1))
         self.embedding = embedding
         if embedding:
-            self.key, self.query = (
-                nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.ReLU(), nn.Conv2d(1, 1, 3, padding=1)) for _ in "kq"
+            self.conv1, self.conv2 = (
+                nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.ReLU(), nn.Conv2d(1, 1, 3, padding=1)) for _ in range(2)
             )
 
     def forward(self, x):
         m = x.mean(1, keepdim=True)
-        key, query = (self.key(m), self.query(m)) if self.embedding else (m, m)
+        key, query = (self.conv1(m), self.conv2(m)) if self.embedding else (m, m)
         scores = -(key - query.mean((2, 3), keepdim=True)).abs()
         weights = torch.softmax(scores.flatten(1), 1)
         g = torch.einsum("bn,bcn->bc", weights, x.flatten(2))

@@ -11,6 +11,7 @@ from keras import layers
 from programs import error_of, run
 
 import figures
+import plots
 from na_keras import MobileNetV2, NAMobileNetV2, NormalizationAttention, grad_cam
 from na_keras.data import load_source
 
@@ -48,7 +49,7 @@ def test_loss_curves_are_the_histories():
         {"epoch": "1", "loss": "2.0", "validation_loss": "2.5"},
         {"epoch": "2", "loss": ".5", "validation_loss": "1"},
     ]
-    training, validation = figures.loss_curves({"a": rows, "b": rows[:1]}).axes
+    training, validation = plots.loss_curves({"a": rows, "b": rows[:1]}).axes
     assert [list(line.get_ydata()) for line in training.lines] == [[2.0, 0.5], [2.0]]
     assert [list(line.get_ydata()) for line in validation.lines] == [[2.5, 1.0], [2.5]]
     assert [text.get_text() for text in training.get_legend().get_texts()] == ["a", "b"]
@@ -140,6 +141,6 @@ def test_bad_flags_are_refused():
     )
     for arguments, message in (
         (["loss", "a=b", "--output", "x.pdf"], "ends in .png"),
-        (["gates", "a=b", "--output", "x.png", "--count", "0"], "--count must be at least 1"),
+        (["gates", "a=b", "--output", "x.png", "--count", "0"], "--count: must be a whole number of at least 1"),
     ):
         assert message in error_of("training/figures.py", *arguments)

@@ -11,11 +11,14 @@ import pytest
 import tensorflow as tf
 from programs import ROOT
 from small_training import BATCH, DEMO, GO_ON, largest_difference, small_network, weights_after
+from tiny_network import tiny
 
 from engine import checkpoints, evaluation, loop, optimization, strategies
 from engine import steps as compiled
+from engine.training_state import TrainingState
 from na_keras import NormalizationAttention
 from na_keras.data.digits import digits
+from na_keras.models import MODELS
 
 
 def test_two_replicas_equal_one_device(two_replicas, one_device):
@@ -108,15 +111,15 @@ def test_regularizers_of_layers_take_part(two_replicas):
 
 def test_a_run_that_dies_in_its_evaluation_loses_no_step_and_doubles_no_row(tmp_path, monkeypatch):
     """The epoch is checkpointed before it is evaluated; a resumed run evaluates first."""
-    tiny = {"size": 32, "evaluation_resize": 32, "model_options": {"alpha": 0.1}, "epochs": 1, "warmup_epochs": 0}
-    recipe = dataclasses.replace(DEMO, batch_size=256, **tiny)
+    monkeypatch.setitem(MODELS, "Tiny", tiny)
+    fields = {"model": "Tiny", "model_options": {}, "size": 32, "evaluation_resize": 32, "epochs": 1}
+    recipe = dataclasses.replace(DEMO, batch_size=256, warmup_epochs=0, **fields)
     sources, device = (digits("train"), digits("validation")), tf.distribute.get_strategy()
 
     def go(folder):
         folder.mkdir(exist_ok=True)
-        run = loop.Run(recipe, device, 10, 5)
-        options = {"xla": False, "checkpoint_every": 100, "steps_per_call": 5, "stop_after": None}
-        return loop.train(run, recipe, folder, device, sources, **options)
+        state = TrainingState(recipe, device, 10, 5)
+        return loop.train(recipe, state, folder, device, sources, loop.Execution(steps_per_call=5))
 
     whole = go(tmp_path / "whole")
     evaluate, calls = evaluation.evaluate, []
@@ -134,14 +137,15 @@ def test_a_run_that_dies_in_its_evaluation_loses_no_step_and_doubles_no_row(tmp_
     assert [path.name for path in checkpoints.newest_first(folder)] == ["step-00000005"]
     shutil.copytree(folder, aside)
     again = go(tmp_path / "other")
-    assert whole[1:] == again[1:] == (5, None, True)
+    for outcome in (whole, again):
+        assert (outcome.step, outcome.signal, outcome.finished) == (5, None, True)
     histories = [(tmp_path / name / "history.csv").read_text() for name in ("whole", "other")]
     assert histories[0] == histories[1] and len(histories[0].splitlines()) == 2
     # Once more, as if killed between writing the row and the checkpoint that knows of it.
     (tmp_path / "other" / "model.keras").unlink()
     shutil.rmtree(folder)
     aside.rename(folder)
-    assert go(tmp_path / "other")[3] and (tmp_path / "other" / "history.csv").read_text() == histories[0]
+    assert go(tmp_path / "other").finished and (tmp_path / "other" / "history.csv").read_text() == histories[0]
 
 
 def test_a_loss_that_is_not_finite_names_its_step(tmp_path):

@@ -8,8 +8,9 @@ import pytest
 import tensorflow as tf
 from small_training import BATCH, DEMO, GO_ON, largest_difference, small_network
 
-from engine import checkpoints, loop, optimization, strategies
+from engine import checkpoints, optimization, strategies
 from engine import steps as compiled
+from engine.training_state import TrainingState
 from na_keras import NormalizationAttention
 from na_keras.data import pipeline
 from na_keras.data.digits import digits
@@ -51,7 +52,7 @@ def test_an_overflow_on_the_last_replica_changes_nothing_on_any(two_replicas, pr
             scale = optimization.LossScale()
     finally:
         keras.config.set_dtype_policy("float32")
-    train = compiled.make_train_steps(two_replicas, model, optimizer, recipe, scale)
+    train = compiled.make_train_steps(two_replicas, model, optimizer, recipe, loss_scale=scale)
     images = tf.random.stateless_uniform((BATCH, 32, 32, 3), (1, 2), 0, 255)
     batch = images, tf.range(BATCH, dtype=tf.int64) % 10, tf.ones(BATCH)
     iterator = iter(two_replicas.experimental_distribute_dataset(tf.data.Dataset.from_tensors(batch).repeat()))
@@ -91,7 +92,7 @@ def test_the_scale_of_the_loss_cancels_out(two_replicas, one_device):
         optimizer = optimization.make_optimizer(DEMO, 0.1, model.trainable_variables)
         scale = optimization.LossScale()
     recipe = dataclasses.replace(DEMO, batch_size=BATCH)
-    train = compiled.make_train_steps(two_replicas, model, optimizer, recipe, scale)
+    train = compiled.make_train_steps(two_replicas, model, optimizer, recipe, loss_scale=scale)
     options = {"seed": 0, "epoch": 0, "first_step": 0, "size": 32, "flip": False, "area": (0.7, 1.0)}
     batches = pipeline.training_batches(digits("train"), batch_size=BATCH, **options)
     iterator = iter(two_replicas.experimental_distribute_dataset(batches))
@@ -152,14 +153,14 @@ def test_statistics_of_the_first_replica_are_the_networks(two_replicas):
 
 def test_a_checkpoint_holds_the_average_and_the_scale(tmp_path):
     recipe = dataclasses.replace(DEMO, ema_decay=0.9, model_options={"alpha": 0.1}, size=32)
-    run = loop.Run(recipe, tf.distribute.get_strategy(), 10, 22, "float16")
-    run.averaged.trainable_variables[0].assign_add(np.ones(run.averaged.trainable_variables[0].shape))
-    run.loss_scale.value.assign(8.0)
-    checkpoints.save(run.checkpoint, tmp_path, 3)
-    again = loop.Run(dataclasses.replace(recipe, seed=5), tf.distribute.get_strategy(), 10, 22, "float16")
+    state = TrainingState(recipe, tf.distribute.get_strategy(), 10, 22, "float16")
+    state.averaged.trainable_variables[0].assign_add(np.ones(state.averaged.trainable_variables[0].shape))
+    state.loss_scale.value.assign(8.0)
+    checkpoints.save(state.checkpoint, tmp_path, 3)
+    again = TrainingState(dataclasses.replace(recipe, seed=5), tf.distribute.get_strategy(), 10, 22, "float16")
     checkpoints.restore(again.checkpoint, tmp_path)
     assert float(again.loss_scale.value) == 8.0
-    for one, other in zip(again.averaged.variables, run.averaged.variables, strict=True):
+    for one, other in zip(again.averaged.variables, state.averaged.variables, strict=True):
         np.testing.assert_array_equal(one, other)
     assert (np.array(again.model.trainable_variables[0]) != np.array(again.averaged.trainable_variables[0])).all()
 

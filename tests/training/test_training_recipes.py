@@ -6,9 +6,11 @@ import keras
 import numpy as np
 import pytest
 
+import recipe_fields
 import recipes
 import train
-from engine import loop, optimization
+from engine import optimization
+from engine.training_state import make_model
 from na_keras import NAMobileNetV2, TimmLamb
 
 DEMO = recipes.RECIPES["digits-demo"]
@@ -86,7 +88,7 @@ def test_the_modern_recipe_is_procedure_a3():
     recipe = recipes.RECIPES["resnet50-a3"]
     numbers = (recipe.epochs, recipe.batch_size, recipe.learning_rate, recipe.weight_decay, recipe.warmup_epochs)
     assert numbers == (100, 2048, 8e-3, 0.02, 5)
-    assert (recipe.size, recipe.tested_size, recipe.evaluation_resize) == (160, 224, 235)
+    assert (recipe.size, recipe.resolved_evaluation_size, recipe.evaluation_resize) == (160, 224, 235)
     assert recipe.mix == {"mixup": 0.1, "cutmix": 1.0, "threshold": 0.2} and recipe.rand_augment == 6
     variables = NAMobileNetV2(alpha=0.35).trainable_variables
     optimizer = optimization.make_optimizer(recipe, 0.1, variables)
@@ -129,7 +131,7 @@ def test_bad_overrides_say_what_is_expected(overrides, message):
 def test_every_field_is_a_flag():
     flags = "--crop-area 0.2 0.9 --no-flip --no-antialias --clip-norm 1 --model ResNet18 --seed 3 --schedule step"
     arguments = train.parse_arguments([*flags.split(), "--no-weight-decay", '["bias$"]', "--model-options", "{}"])
-    recipe = recipes.get_recipe("digits-demo", **train.recipe_overrides(arguments, recipes.Recipe))
+    recipe = recipes.get_recipe("digits-demo", **recipe_fields.overrides(arguments, recipes.Recipe))
     changed = {name: value for name, value in vars(recipe).items() if value != getattr(DEMO, name)}
     assert changed == {
         "crop_area": (0.2, 0.9),
@@ -153,10 +155,10 @@ def test_a_missing_package_is_named_before_any_work(monkeypatch):
 
 @pytest.mark.parametrize("synchronized", [False, True])
 def test_sync_bn_reaches_every_batch_norm(synchronized):
-    model = loop.make_model(DEMO, 10, synchronized, 48)
+    model = make_model(DEMO, 10, synchronized, 48)
     norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
     assert len(norms) == 52 and {layer.synchronized for layer in norms} == {synchronized}
-    resnet = loop.make_model(recipes.get_recipe("digits-demo", model="ResNet18"), 10, synchronized, 48)
+    resnet = make_model(recipes.get_recipe("digits-demo", model="ResNet18"), 10, synchronized, 48)
     norms = [layer for layer in resnet.layers if isinstance(layer, keras.layers.BatchNormalization)]
     assert {layer.synchronized for layer in norms} == {synchronized}
 

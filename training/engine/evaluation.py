@@ -17,7 +17,7 @@ def naming_unreadable_images(source, *position):
     """Turns TensorFlow's error about some image into one that names it; `position` as in pipeline.first_unreadable."""
     try:
         yield
-    except tf.errors.InvalidArgumentError as error:
+    except pipeline.UNREADABLE as error:
         found = pipeline.first_unreadable(source, *position)
         if found is None:
             raise

@@ -1,5 +1,13 @@
 """What moves the weights, from a recipe: learning-rate schedule, optimizer, the scale of a half-precision loss, and the
 moving average of the weights.
+
+Why not Keras' own LossScaleOptimizer and `use_ema`: in a loop like ours an optimizer gets each replica's share of the
+gradient and adds the shares up inside. LossScaleOptimizer looks before that, at the first replica's share or at each
+one's own, so that an overflow on another replica reaches every weight, or some replicas skip a step that others take.
+Here one decision is taken, from the gradient summed over all replicas and before any variable changes
+(steps.TrainStep.scaled_step); and a step that is skipped counts, for the schedule and the order of the data. Keras'
+moving average has one decay from the first step on and leaves the batch norms' statistics out; ours begins low and
+averages them too, as timm's and tf.train.ExponentialMovingAverage's users expect.
 """
 
 import re
@@ -31,13 +39,13 @@ def make_schedule(recipe, steps_per_epoch):
 
 
 def make_optimizer(recipe, schedule, variables):
-    """The recipe's optimizer, built for the variables, some of them spared from the decay."""
+    """The recipe's optimizer, built for the variables; those that `no_weight_decay` finds are not decayed."""
     if recipe.optimizer == "lamb":
         optimizer = TimmLamb(schedule, weight_decay=recipe.weight_decay)
     else:
         optimizer = TorchSGD(schedule, recipe.momentum, weight_decay=recipe.weight_decay)
-    spared = [v for v in variables if any(re.search(pattern, v.path) for pattern in recipe.no_weight_decay)]
-    optimizer.exclude_from_weight_decay(var_list=spared)
+    not_decayed = [v for v in variables if any(re.search(pattern, v.path) for pattern in recipe.no_weight_decay)]
+    optimizer.exclude_from_weight_decay(var_list=not_decayed)
     optimizer.build(variables)
     return optimizer
 
@@ -69,16 +77,16 @@ class LossScale:
             finite: scalar boolean tensor, whether the gradient was.
 
         Returns:
-            Scalar boolean tensor: false if even the smallest scale overflows.
+            Scalar boolean tensor, whether the run can go on: false if even the smallest scale overflows.
         """
         count = tf.where(finite, self.finite_steps + 1, 0)
         grown = count == self.PATIENCE
         value = self.value * tf.where(finite, tf.where(grown, 2.0, 1.0), 0.5)
-        bearable = finite | (value >= 1.0)
+        can_continue = finite | (value >= 1.0)
         self.value.assign(tf.maximum(value, 1.0))
         self.finite_steps.assign(tf.where(grown, 0, count))
         self.overflows.assign_add(tf.cast(~finite, tf.int32))
-        return bearable
+        return can_continue
 
 
 def update_averages(strategy, averages, variables, steps, decay):

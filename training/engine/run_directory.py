@@ -24,28 +24,25 @@ import platform
 import subprocess
 import sys
 
+import recipes
+from na_keras.files import replace_file, temporary_path
+
 RECIPE, ENVIRONMENT, LABELS, HISTORY = "recipe.json", "environment.json", "labels.txt", "history.csv"
 CURVES, MODEL, CHECKPOINTS, TENSORBOARD = "curves.png", "model.keras", "checkpoints", "tensorboard"
 SPEED = "speed.csv"
-# What runs did before there was a choice: the recipe.json of a run that version 0.1 started does not hold it.
-BEFORE = {
-    **{"precision": "float32", "xla": False, "optimizer": "sgd", "loss": "cross_entropy", "ema_decay": None},
-    **{"evaluation_size": None, "rand_augment": None, "mixup": 0.0, "cutmix": 0.0, "target_threshold": None},
-    "skip_unreadable": False,
-}
+# What a recipe.json means that was written before it held these.
+BEFORE = json.loads(json.dumps({**recipes.BEFORE, "precision": "float32", "xla": False}))
 PACKAGES = ("na-keras", "keras", "tensorflow", "numpy", "tensorflow-datasets")
 
 
-def temporary_name(name):
-    """What a file is called while it is written."""
-    return f".{name}.tmp"
+def write_text(path, text):
+    """Replaces a text file as a whole."""
+    replace_file(path, lambda temporary: temporary.write_text(text, "utf-8"))
 
 
-def write_atomically(path, text):
-    """Writes beside the target and renames: readers see the old text or the new, never half of it."""
-    temporary = path.with_name(temporary_name(path.name))
-    temporary.write_text(text, "utf-8")
-    os.replace(temporary, path)
+def leftovers(name):
+    """What a process that is killed while it writes that file leaves: its name of today, and that of version 0.1."""
+    return {temporary_path(name).name, f".{name}.tmp"}
 
 
 def as_json(recipe_name, recipe, **execution):
@@ -76,7 +73,8 @@ def check(directory, decided):
         raise FileExistsError(f"{directory} is a file; it is kept. Choose another --run-dir.")
     # What a start that was killed before recipe.json leaves does not count.
     names = {path.name for path in directory.iterdir()} if directory.exists() else set()
-    if names <= {name for file in (ENVIRONMENT, LABELS, RECIPE) for name in (file, temporary_name(file))} - {RECIPE}:
+    unfinished_start = {ENVIRONMENT, LABELS}.union(*map(leftovers, (ENVIRONMENT, LABELS, RECIPE)))
+    if names <= unfinished_start:
         return False
     if (directory / MODEL).exists():
         raise FileExistsError(f"{directory} holds a finished run ({MODEL}); it is kept. Choose another --run-dir.")
@@ -103,12 +101,14 @@ def read_recipe(directory):
     return {**BEFORE, **json.loads((directory / RECIPE).read_text("utf-8"))}
 
 
-def stored_recipe(directory, recipe_class):
+def stored_recipe(directory):
     """The same as (the Recipe, what else as a dictionary)."""
     stored = read_recipe(directory)
-    values = {field.name: stored.pop(field.name) for field in dataclasses.fields(recipe_class) if field.name in stored}
+    values = {
+        field.name: stored.pop(field.name) for field in dataclasses.fields(recipes.Recipe) if field.name in stored
+    }
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    return recipe_class(**values), stored
+    return recipes.Recipe(**values), stored
 
 
 def commit():
@@ -151,10 +151,10 @@ def start(directory, decided, strategy, class_names):
     directory.mkdir(parents=True, exist_ok=True)
     starts = directory / ENVIRONMENT
     earlier = json.loads(starts.read_text("utf-8")) if starts.exists() else []
-    write_atomically(starts, json.dumps([*earlier, this_start], indent=2) + "\n")
-    write_atomically(directory / LABELS, "".join(f"{name}\n" for name in class_names))
+    write_text(starts, json.dumps([*earlier, this_start], indent=2) + "\n")
+    write_text(directory / LABELS, "".join(f"{name}\n" for name in class_names))
     # Last: with this file the folder counts as a run.
-    write_atomically(directory / RECIPE, json.dumps(decided, indent=2) + "\n")
+    write_text(directory / RECIPE, json.dumps(decided, indent=2) + "\n")
 
 
 def read_history(directory, epochs):
@@ -172,7 +172,7 @@ def write_history(directory, rows):
     writer = csv.DictWriter(text, rows[-1].keys(), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_atomically(directory / HISTORY, text.getvalue())
+    write_text(directory / HISTORY, text.getvalue())
 
 
 def append_speed(directory, row):

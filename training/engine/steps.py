@@ -20,11 +20,11 @@ LOSSES = {
 }
 
 
-def example_sums(losses, targets, outputs, weights):
+def example_sums(losses, targets, outputs, sample_weights):
     """The numbers of `SUMS` over a batch: float32 (4,).
 
     Args:
-        losses, weights: (examples,), float32; a weight is 1, or 0 for an example that does not count.
+        losses, sample_weights: (examples,), float32; a weight is 1, or 0 for an example that does not count.
         targets: labels (examples,), or shares (examples, classes), of which the largest is the label.
         outputs: logits or probabilities (examples, classes).
     """
@@ -33,7 +33,7 @@ def example_sums(losses, targets, outputs, weights):
     best = tf.math.top_k(outputs, min(5, outputs.shape[-1])).indices
     hits = tf.cast(best == labels[:, None], tf.float32)  # (examples, 5)
     values = tf.stack([losses, hits[:, 0], tf.reduce_sum(hits, axis=1), tf.ones_like(losses)])
-    return tf.reduce_sum(values * weights, axis=1)
+    return tf.reduce_sum(values * sample_weights, axis=1)
 
 
 def example_losses(targets, outputs, loss="cross_entropy", label_smoothing=0.0, from_logits=True):
@@ -50,13 +50,14 @@ def repeated(strategy, step):
     Args:
         strategy: tf.distribute.Strategy.
         step: function of a batch as the strategy deals it, called in cross-replica context; returns (sums of the batch,
-            float32; whether all went well, scalar boolean).
+            float32; whether the run can go on, scalar boolean).
 
     Returns:
         run(iterator, count, sums, stop), which returns a dictionary of
             sums: those that were given plus those of `count` batches, float64. The running sums go in and come out, one
                 batch added after the other, so that they do not depend on how the batches were grouped into calls.
-            failed: the first batch of the call (0, 1, ...) that did not go well or whose sums were not finite, or -1.
+            failed: the first batch of the call (0, 1, ...) after which the run cannot go on, or whose sums were not
+                finite; -1 if there is none.
             waited: seconds during which the steps before were done and the next batch was not there yet.
             stop: on how many replicas of all machines `stop`, 1 or 0, was set: machines stop together.
     """
@@ -72,18 +73,18 @@ def repeated(strategy, step):
             arrived = [part for value in batch for part in strategy.experimental_local_results(value)]
             with tf.device("CPU:0"), tf.control_dependencies([idle, *arrived]):
                 waited += tf.timestamp() - idle
-            added, well = step(batch)
+            added, can_continue = step(batch)
             with tf.device("CPU:0"):  # copying the sums there waits for the device that computes them
                 sums += tf.cast(added, tf.float64)
-                well &= tf.reduce_all(tf.math.is_finite(added))
-                failed = tf.where((failed < 0) & ~well, index, failed)
+                can_continue &= tf.reduce_all(tf.math.is_finite(added))
+                failed = tf.where((failed < 0) & ~can_continue, index, failed)
         return {"sums": sums, "failed": failed, "waited": waited, "stop": votes}
 
     return run
 
 
-def make_train_steps(strategy, model, optimizer, recipe, loss_scale=None, averaged=None, xla=False):
-    """`repeated` optimizer steps on batches of (images, targets, weights).
+class TrainStep:
+    """One optimizer step on a batch of (images, targets, sample weights), on all replicas.
 
     Args:
         strategy: tf.distribute.Strategy, in whose scope all that follows was made.
@@ -94,33 +95,37 @@ def make_train_steps(strategy, model, optimizer, recipe, loss_scale=None, averag
         averaged: None, or another such model, whose variables follow as the moving average of the recipe's decay.
         xla: compile the network's forward and backward pass with XLA.
     """
-    weights = [variable.value for variable in model.trainable_variables]
-    replicas = strategy.num_replicas_in_sync
 
-    def gradients_of(images, targets, example_weights, scale):
+    def __init__(self, strategy, model, optimizer, recipe, *, loss_scale=None, averaged=None, xla=False):
+        self.strategy, self.model, self.optimizer, self.recipe = strategy, model, optimizer, recipe
+        self.loss_scale, self.averaged = loss_scale, averaged
+        self.trainable = [variable.value for variable in model.trainable_variables]
+        # The update stays outside of XLA: it reaches over to the other replicas' devices.
+        self.gradients = tf.function(self.gradients_of, jit_compile=True) if xla else self.gradients_of
+
+    def gradients_of(self, images, targets, sample_weights, scale):
+        """Gradients of a slice of a replica's batch, times `scale`, and the slice's sums."""
+        recipe = self.recipe
         with tf.GradientTape() as tape:
-            logits = model(images, training=True)
+            logits = self.model(images, training=True)
             losses = example_losses(targets, logits, recipe.loss, recipe.label_smoothing)
-            loss = tf.reduce_sum(losses * example_weights) / recipe.batch_size
-            if model.losses:  # regularizers: once per step, however many replicas and slices add up
-                loss += tf.add_n(model.losses) / (replicas * recipe.accumulate)
+            loss = tf.reduce_sum(losses * sample_weights) / recipe.batch_size
+            if self.model.losses:  # regularizers: once per step, however many replicas and slices add up
+                loss += tf.add_n(self.model.losses) / (self.strategy.num_replicas_in_sync * recipe.accumulate)
             loss *= scale
-        gradients = tape.gradient(loss, weights, unconnected_gradients="zero")
-        return gradients, example_sums(losses, targets, logits, example_weights)
+        gradients = tape.gradient(loss, self.trainable, unconnected_gradients="zero")
+        return gradients, example_sums(losses, targets, logits, sample_weights)
 
-    if xla:  # the update stays outside: it reaches over to the other replicas' devices
-        gradients_of = tf.function(gradients_of, jit_compile=True)
-
-    def accumulated(batch, scale):
+    def accumulated(self, batch, scale):
         """Gradients and sums of a replica's batch, worked through in slices."""
-        slices = zip(*(tf.split(value, recipe.accumulate) for value in batch), strict=True)
-        gradients, sums = gradients_of(*next(slices), scale)
+        slices = zip(*(tf.split(value, self.recipe.accumulate) for value in batch), strict=True)
+        gradients, sums = self.gradients(*next(slices), scale)
         for part in slices:
-            more, more_sums = gradients_of(*part, scale)
+            more, more_sums = self.gradients(*part, scale)
             gradients, sums = [a + b for a, b in zip(gradients, more, strict=True)], sums + more_sums
         return gradients, sums
 
-    def reduced(gradients, scale):
+    def reduced(self, gradients, scale):
         """Gradients summed over all replicas, on every replica alike, clipped; and whether they are finite.
 
         Clipping each replica's own share, as optimizers' `global_clipnorm` does, is another and wrong thing; and a
@@ -129,49 +134,60 @@ def make_train_steps(strategy, model, optimizer, recipe, loss_scale=None, averag
         total = tf.distribute.get_replica_context().all_reduce("SUM", gradients)
         total = [gradient / scale for gradient in total]
         norm = tf.linalg.global_norm(total)
-        if recipe.clip_norm is not None:
-            total, _ = tf.clip_by_global_norm(total, recipe.clip_norm, norm)
+        if self.recipe.clip_norm is not None:
+            total, _ = tf.clip_by_global_norm(total, self.recipe.clip_norm, norm)
         return total, tf.math.is_finite(norm)
 
-    def apply(gradients):
+    def apply_reduced(self, gradients):
         """The update, from gradients that are summed already: the optimizer adds them up over the replicas again."""
-        optimizer.apply([gradient / replicas for gradient in gradients], model.trainable_variables)
+        replicas = self.strategy.num_replicas_in_sync
+        self.optimizer.apply([gradient / replicas for gradient in gradients], self.model.trainable_variables)
 
-    def plain_step(*batch):
-        gradients, sums = accumulated(batch, 1.0)
-        if recipe.clip_norm is None:
-            optimizer.apply(gradients, model.trainable_variables)
+    def plain_step(self, *batch):
+        """On each replica: gradient and update."""
+        gradients, sums = self.accumulated(batch, 1.0)
+        if self.recipe.clip_norm is None:
+            self.optimizer.apply(gradients, self.model.trainable_variables)
         else:
-            apply(reduced(gradients, 1.0)[0])
+            self.apply_reduced(self.reduced(gradients, 1.0)[0])
         return sums
 
-    def scaled_gradients(*batch):
-        scale = tf.identity(loss_scale.value)
-        gradients, sums = accumulated(batch, scale)
-        return *reduced(gradients, scale), sums
+    def scaled_gradients(self, *batch):
+        """On each replica: the gradient of the scaled loss, scaled back, before it is known to be finite."""
+        scale = tf.identity(self.loss_scale.value)
+        gradients, sums = self.accumulated(batch, scale)
+        return *self.reduced(gradients, scale), sums
 
-    def step(batch):
-        well = tf.constant(True)
-        if loss_scale is None:
-            sums = strategy.run(plain_step, args=batch)
+    def scaled_step(self, batch):
+        """An update where the gradient is finite; the sums of each replica, and whether the run can go on."""
+        gradients, finite, sums = self.strategy.run(self.scaled_gradients, args=batch)
+        finite = self.strategy.experimental_local_results(finite)[0]  # the same on all
+        if finite:
+            self.strategy.run(self.apply_reduced, args=(gradients,))
+        else:  # the step counts, for the schedule and the order of the data, but changes nothing
+            self.optimizer.iterations.assign_add(1)
+        return sums, self.loss_scale.update(finite)
+
+    def __call__(self, batch):
+        """What `repeated` takes: in cross-replica context, (sums of the batch, whether the run can go on)."""
+        if self.loss_scale is None:
+            sums, can_continue = self.strategy.run(self.plain_step, args=batch), tf.constant(True)
         else:
-            gradients, finite, sums = strategy.run(scaled_gradients, args=batch)
-            finite = strategy.experimental_local_results(finite)[0]  # the same on all
-            if finite:
-                strategy.run(apply, args=(gradients,))
-            else:  # the step counts, for the schedule and the order of the data, but changes nothing
-                optimizer.iterations.assign_add(1)
-            well = loss_scale.update(finite)
-        if averaged is not None:
-            pairs = [[variable.value for variable in network.variables] for network in (averaged, model)]
-            optimization.update_averages(strategy, *pairs, optimizer.iterations.value, recipe.ema_decay)
-        return strategy.reduce("SUM", sums, axis=None), well
+            sums, can_continue = self.scaled_step(batch)
+        if self.averaged is not None:
+            pairs = [[variable.value for variable in network.variables] for network in (self.averaged, self.model)]
+            iterations = self.optimizer.iterations.value
+            optimization.update_averages(self.strategy, *pairs, iterations, self.recipe.ema_decay)
+        return self.strategy.reduce("SUM", sums, axis=None), can_continue
 
-    return repeated(strategy, step)
+
+def make_train_steps(strategy, model, optimizer, recipe, **options):
+    """`repeated` steps; arguments as of TrainStep."""
+    return repeated(strategy, TrainStep(strategy, model, optimizer, recipe, **options))
 
 
 def make_evaluate_steps(strategy, predict, from_logits=True):
-    """`repeated` evaluation of batches of (images, labels, weights).
+    """`repeated` evaluation of batches of (images, labels, sample weights).
 
     Args:
         strategy: tf.distribute.Strategy.
@@ -179,9 +195,10 @@ def make_evaluate_steps(strategy, predict, from_logits=True):
         from_logits: which of them.
     """
 
-    def replica_step(images, labels, weights):
+    def replica_step(images, labels, sample_weights):
         outputs = predict(images)
-        return example_sums(example_losses(labels, outputs, from_logits=from_logits), labels, outputs, weights)
+        losses = example_losses(labels, outputs, from_logits=from_logits)
+        return example_sums(losses, labels, outputs, sample_weights)
 
     def step(batch):
         return strategy.reduce("SUM", strategy.run(replica_step, args=batch), axis=None), tf.constant(True)

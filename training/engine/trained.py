@@ -8,8 +8,8 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-import recipes
-from engine import checkpoints, loop, run_directory
+from engine import checkpoints, run_directory
+from engine.training_state import make_model
 from na_keras.model_files import check_classifier, load_model, training_record
 
 
@@ -53,9 +53,10 @@ def open_checkpoint(directory, path=None):
     Raises:
         CheckpointError: there is none that can be read.
     """
-    recipe, execution = run_directory.stored_recipe(directory, recipes.Recipe)
+    recipe, execution = run_directory.stored_recipe(directory)
     classes = len((directory / run_directory.LABELS).read_text("utf-8").splitlines())
-    model = loop.make_model(recipe, classes, False, recipe.tested_size, execution["precision"])
+    size = recipe.resolved_evaluation_size
+    model = make_model(recipe, classes, False, size, execution["precision"])
     # Of the two networks in a checkpoint the one that training evaluates.
     name = "model" if recipe.ema_decay is None else "averaged"
     variables = tf.train.Checkpoint(**{name: [variable.value for variable in model.variables]})
@@ -66,7 +67,9 @@ def open_checkpoint(directory, path=None):
     else:
         checkpoints.read(variables, path, partial=True)
     predict = lambda images: model(images, training=False)  # noqa: E731
-    return Trained(predict, True, classes, recipe.tested_size, recipe.dataset, recipe.evaluation_resize, path)
+    return Trained(
+        predict, True, classes, recipe.resolved_evaluation_size, recipe.dataset, recipe.evaluation_resize, path
+    )
 
 
 def open_saved_model(path):

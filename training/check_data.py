@@ -1,0 +1,56 @@
+"""Says what a folder of images holds, and decodes every file of it, so that none stops a run later.
+
+    python training/check_data.py --data-dir photographs/
+    python training/check_data.py --dataset imagenet2012 --data-dir /data --split train
+
+Prints the classes and counts of each split and what is ignored, then a line for each file that cannot be opened or
+decoded. The exit status is 1 if there is one.
+"""
+
+import argparse
+import os
+import pathlib
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def parse_arguments(argv):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--dataset", default="folder", help="digits, folder or a dataset that TFDS has prepared (default: %(default)s)")
+    add("--data-dir", type=pathlib.Path, help="where the data lies")
+    add(
+        "--split",
+        nargs="+",
+        default=["train", "validation"],
+        choices=["train", "validation", "test"],
+        help="(default: train validation)",
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    arguments = parse_arguments(argv)
+    from na_keras.data import load_source, pipeline
+
+    try:
+        sources = [load_source(arguments.dataset, split, arguments.data_dir) for split in arguments.split]
+    except (ValueError, OSError) as error:
+        sys.exit(f"check_data.py: {error}")
+    bad = 0
+    for source in sources:
+        print(
+            *(source.notes or [f"{source.name}: {source.count} images in {len(source.class_names)} classes"]), sep="\n"
+        )
+        for name, reason in pipeline.check_files(source):
+            bad += 1
+            print(f"{name}: {reason}")
+    images = sum(source.count for source in sources)
+    if bad:
+        sys.exit(f"check_data.py: {bad} of {images} images cannot be read")
+    print(f"All {images} images can be read")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""How training goes, for a person: progress on the terminal, points in TensorBoard, rows in speed.csv."""
+
+import time
+
+import numpy as np
+import tensorflow as tf
+
+import progress
+from engine import run_directory, steps
+
+LOG_EVERY = 100  # steps between points in TensorBoard
+
+
+class Report:
+    """Tells a person how training goes.
+
+    Only a chief's report writes files. The first call of a process, which compiles, is left out of the speeds.
+    """
+
+    def __init__(self, directory, recipe, steps_per_epoch, schedule, chief):
+        self.directory, self.recipe, self.schedule, self.chief = directory, recipe, schedule, chief
+        self.steps_per_epoch = steps_per_epoch
+        # In this epoch: steps, seconds, seconds of them waiting for input; and the same of the call that compiled.
+        self.spent, self.compiling = np.zeros(3), np.zeros(3)
+        self.called = False
+        folder = str(directory / run_directory.TENSORBOARD)
+        self.logs = tf.summary.create_file_writer(folder) if chief else tf.summary.create_noop_writer()
+
+    def start_epoch(self, step, total):
+        """Before the first step of an epoch, or of what is left of one."""
+        remaining = ""
+        if self.spent[0]:
+            seconds = (total - step) * self.speed()["step_milliseconds"] / 1000
+            remaining = f", about {seconds // 3600:.0f} h {seconds % 3600 / 60:.0f} min to go"
+        print(f"Epoch {step // self.steps_per_epoch + 1}/{self.recipe.epochs}{remaining}", flush=True)
+        self.progress = progress.Progress(self.steps_per_epoch, "steps", names=steps.SUMS[:-1])
+        self.spent, self.compiling, self.since = np.zeros(3), np.zeros(3), time.perf_counter()
+
+    def after_call(self, step, count, sums, waited):
+        """After `count` more steps, `step` in all."""
+        now = time.perf_counter()
+        spent = np.array([count, now - self.since, waited])
+        self.spent, self.since = self.spent + spent, now
+        if not self.called:
+            self.called, self.compiling = True, spent
+        means = steps.means(sums)
+        # A call's end is the epoch's end where the step divides.
+        self.progress.update((step - 1) % self.steps_per_epoch + 1, means, count)
+        if step // LOG_EVERY > (step - count) // LOG_EVERY:
+            values = {f"epoch_so_far/{name}": value for name, value in means.items()}
+            self.write(step, {**values, "learning_rate": float(self.schedule(step - 1)), **self.speed()})
+
+    def speed(self):
+        """Images a second and milliseconds a step, whole and split, since the start of the epoch."""
+        counted = self.spent - self.compiling if self.spent[0] > self.compiling[0] else self.spent
+        count, seconds, waited = counted
+        return {
+            "images_per_second": count * self.recipe.batch_size / seconds,
+            "step_milliseconds": 1000 * seconds / count,
+            "input_wait_milliseconds": 1000 * waited / count,
+            "compute_milliseconds": 1000 * (seconds - waited) / count,
+        }
+
+    def write(self, step, values):
+        """Points in TensorBoard."""
+        with self.logs.as_default(step):
+            for name, value in values.items():
+                tf.summary.scalar(name, value)
+        self.logs.flush()
+
+    def end_epoch(self, row, count, skipped, overflows):
+        """After the evaluation of an epoch, with its row of history.csv."""
+        self.write(row["step"], row)
+        print(
+            f"    held out ({count} images): loss {row['validation_loss']:.4f}, "
+            f"top-1 {100 * row['validation_top1']:.2f} %, top-5 {100 * row['validation_top5']:.2f} %",
+            flush=True,
+        )
+        if self.spent[0]:  # not in a process that came for the evaluation only
+            speed = self.speed()
+            self.write(row["step"], speed)
+            if self.chief:
+                row = {"epoch": row["epoch"], "steps": int(self.spent[0]), **speed}
+                run_directory.append_speed(self.directory, row)
+            print(
+                f"    {speed['images_per_second']:.0f} images/s, a step {speed['step_milliseconds']:.1f} ms, "
+                f"{speed['input_wait_milliseconds']:.1f} ms of it waiting for input"
+            )
+        if skipped:
+            print(f"    WARNING: {skipped} unreadable training images were left out of this epoch")
+        if overflows:
+            print(f"    {overflows} steps since the start overflowed in float16 and changed nothing")

@@ -1,0 +1,80 @@
+"""What a run consists of on the devices, and the network that a recipe asks for."""
+
+import keras
+import tensorflow as tf
+
+from engine import optimization, steps
+from na_keras.models import MODELS
+
+
+def make_model(recipe, classes, sync_bn, size, precision="float32", activation=None):
+    """The recipe's network, freshly initialised from its seed; without an activation its outputs are logits.
+
+    A builder in na_keras.models.MODELS takes `input_shape`, `classes`, `classifier_activation`, `attention`,
+    `synchronized_batch_norm`, and by keyword whatever a recipe's model_options hold, and returns a keras.Model that
+    takes pixels 0..255.
+
+    Raises:
+        ValueError, TypeError: the builder does not take the recipe's attention, sizes or model_options.
+    """
+    keras.utils.set_random_seed(recipe.seed)
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision if precision == "float32" else f"mixed_{precision}")
+    try:
+        return MODELS[recipe.model](
+            input_shape=(size, size, 3),
+            classes=classes,
+            classifier_activation=activation,
+            attention=recipe.attention,
+            synchronized_batch_norm=sync_bn,
+            **recipe.model_options,
+        )
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+class TrainingState:
+    """Network, moving average, optimizer, loss scale, and the sums of the unfinished epoch: everything that a
+    checkpoint holds.
+
+    Attributes:
+        model, optimizer, schedule: of the recipe.
+        averaged: None, or the network that holds the weights' moving average.
+        loss_scale: None, or optimization.LossScale of a float16 network.
+        partial_sums: tf.Variable, the sums of the unfinished epoch (steps.SUMS).
+        precision: of the activations.
+        checkpoint: tf.train.Checkpoint of all of it.
+    """
+
+    def __init__(self, recipe, strategy, classes, steps_per_epoch, precision="float32", sync_bn=False):
+        """Builds all of it in the strategy's scope. Raises what make_model raises."""
+        self.precision = precision
+        self.schedule = optimization.make_schedule(recipe, steps_per_epoch)
+        size = recipe.size if recipe.resolved_evaluation_size == recipe.size else None
+        with strategy.scope():
+            self.model = make_model(recipe, classes, sync_bn, size, precision)
+            self.optimizer = optimization.make_optimizer(recipe, self.schedule, self.model.trainable_variables)
+            average = recipe.ema_decay is not None
+            self.averaged = make_model(recipe, classes, sync_bn, size, precision) if average else None
+            self.loss_scale = optimization.LossScale() if precision == "float16" else None
+        self.partial_sums = tf.Variable(steps.NO_SUMS)
+        optional = {
+            "averaged": self.averaged and [variable.value for variable in self.averaged.variables],
+            "loss_scale": self.loss_scale and self.loss_scale.variables,
+        }
+        self.checkpoint = tf.train.Checkpoint(
+            model=[variable.value for variable in self.model.variables],
+            optimizer=[variable.value for variable in self.optimizer.variables],
+            partial_sums=self.partial_sums,
+            **{name: value for name, value in optional.items() if value is not None},
+        )
+
+    @property
+    def evaluated_model(self):
+        """The network that is evaluated and saved."""
+        return self.averaged or self.model
+
+    @property
+    def step(self):
+        """Steps finished."""
+        return int(self.optimizer.iterations.numpy())
