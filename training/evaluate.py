@@ -57,7 +57,7 @@ def main(argv=None):
     evaluate_steps = steps.make_evaluate_steps(strategy, network.predict, network.from_logits)
     try:
         result, count = evaluation.evaluate(
-            strategy, evaluate_steps, source, arguments.batch_size, resize, network.size
+            strategy, evaluate_steps, source, arguments.batch_size, resize, network.size, network.exif_orientation
         )
     except evaluation.UnreadableImageError as error:
         sys.exit(f"evaluate.py: {error}")
