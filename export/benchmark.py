@@ -218,6 +218,7 @@ def report_rows(rows, arguments):
 
 def main(argv=None):
     arguments = parse_arguments(argv)
+    command_line.start_tensorflow("benchmark.py")
     rows = []
     try:
         check(arguments)

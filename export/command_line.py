@@ -11,6 +11,8 @@ import os
 import pathlib
 import sys
 
+import serving_client
+
 # 2: no information and no warnings of TensorFlow's C++ part. Whoever has set the variable keeps it.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -52,6 +54,11 @@ def check_installed(program, packages):
     """Ends a program that needs a package which is not installed; see `missing_package`."""
     if sentence := missing_package(packages):
         sys.exit(f"{program}: {sentence}")
+
+
+def start_tensorflow(program):
+    """Imports TensorFlow without its start-up messages, before anything else does; see serving_client."""
+    serving_client.import_tensorflow(program)  # which stands there because that file is copied to other machines
 
 
 def tflite_kinds():

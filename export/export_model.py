@@ -240,6 +240,7 @@ def main(argv=None, stop=None):
     arguments = parse_arguments(argv)
     needed = {"ai_edge_litert": "export", **({"tf2onnx": "onnx", "onnxruntime": "onnx"} if arguments.onnx else {})}
     command_line.check_installed("export_model.py", needed)
+    command_line.start_tensorflow("export_model.py")
     try:
         export(arguments, stop or publish.StopRequest())
     except publish.Stopped as stopped:

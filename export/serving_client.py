@@ -15,7 +15,9 @@ import http.client
 import json
 import os
 import pathlib
+import re
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -33,6 +35,9 @@ SIGNATURES = {
     "BMP": ((0, b"BM"),),
     "WebP": ((0, b"RIFF"), (8, b"WEBP")),
 }
+# What TensorFlow writes while it starts: information and warnings; the error of a machine without a GPU driver.
+START_MESSAGE = re.compile(rb"[IW]\d{4} \d\d:|WARNING: All log messages before absl::InitializeLog\(\)")
+NO_DRIVER = re.compile(rb"E\d{4} .*failed call to cuInit")
 FIRST_PAUSE = 0.5  # seconds before the first repetition; each later one waits twice as long
 
 
@@ -119,7 +124,8 @@ def grpc_predict(address, model_name, signature, inputs, timeout):
     """
     try:
         import grpc
-        import tensorflow as tf
+
+        tf = import_tensorflow("serving_client.py")
         from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
     except ImportError as error:
         raise ClientError(
@@ -159,6 +165,38 @@ def from_grpc(address, model_name, images, timeout):
     return as_rows(grpc_predict(address, model_name, SIGNATURE, {INPUT: images}, timeout))
 
 
+def import_tensorflow(program):
+    """The module tensorflow, imported without its start-up messages; everything else that it writes is passed on.
+
+    They come before TensorFlow knows TF_CPP_MIN_LOG_LEVEL; a level below 2, which asks for them, shows them. Where the
+    error about a missing GPU driver is among them, `program` says in a line that it computes on the CPU; None is for a
+    program that computes nothing, and does not look for a GPU.
+    """
+    if "tensorflow" in sys.modules or os.environ["TF_CPP_MIN_LOG_LEVEL"] < "2":
+        import tensorflow as tf
+
+        return tf
+    sys.stderr.flush()
+    standard_error, lines = os.dup(2), []
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            import tensorflow as tf
+
+            no_gpu = program is not None and not tf.config.list_physical_devices("GPU")
+        finally:
+            sys.stderr.flush()
+            os.dup2(standard_error, 2)
+            os.close(standard_error)
+            held.seek(0)
+            lines = [line for line in held if not START_MESSAGE.match(line)]
+            others = [line for line in lines if program is None or not NO_DRIVER.match(line)]
+            os.write(2, b"".join(others))
+    if no_gpu and others != lines:
+        print(f"{program}: TensorFlow found no GPU; it computes on the CPU.", file=sys.stderr)
+    return tf
+
+
 def newest_version(path):
     """The version folder to load: `path` itself, or the highest number in it, as a server chooses."""
     if (path / "saved_model.pb").exists():
@@ -171,8 +209,7 @@ def newest_version(path):
 
 def load_saved_model(path):
     """A function from encoded images to answers as in `from_rest`, computed in this process."""
-    import tensorflow as tf
-
+    tf = import_tensorflow("serving_client.py")
     signatures = tf.saved_model.load(str(newest_version(path))).signatures
     if SIGNATURE not in signatures:
         raise ClientError(f"{path} has no signature {SIGNATURE}: expected an export of export_model.py.")

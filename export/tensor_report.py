@@ -57,6 +57,7 @@ def parse_arguments(argv):
 def main(argv=None):
     arguments = parse_arguments(argv)
     command_line.check_installed("tensor_report.py", {"ai_edge_litert": "export"})
+    command_line.start_tensorflow("tensor_report.py")
     from na_keras.deploy import compare_tensors, describe, write_csv
     from na_keras.deploy.tflite.tensor_report import match_tensors, table, worst_first
 

@@ -40,6 +40,7 @@ def parse_arguments(argv):
 def main(argv=None):
     arguments = parse_arguments(argv)
     command_line.check_installed("tflite_file.py", {"ai_edge_litert": "export"})
+    command_line.start_tensorflow(None)
     for path in arguments.files:
         try:
             print_file(path)

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-import verify
+from consumers import verification
 from na_keras import deploy
 from na_keras.data import preprocessing
 from versions import manifest, tflite_folder, warmup
@@ -90,7 +90,7 @@ def check_artifacts(version, reference):
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "reference.npz"
         np.savez(path, **reference)
-        report, found = verify.verify(version, path)
+        report, found = verification.verify(version, path)
     if found:
         lines = "\n".join((json.dumps(report), *found))
         raise RuntimeError(f"The exported artifacts failed verification.\n{lines}")

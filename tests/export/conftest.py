@@ -4,7 +4,7 @@ import pytest
 from small_run import make_run
 
 import export_model
-import verify
+from consumers import verification
 
 
 @pytest.fixture(scope="session")
@@ -24,4 +24,4 @@ def exported(model_file, tmp_path_factory):
 @pytest.fixture
 def c_api_alone(monkeypatch):
     """Verification asks one consumer about the SavedModel: for exports that are about something else."""
-    monkeypatch.setattr(verify, "CONSUMERS", {"c_api": verify.CONSUMERS["c_api"]})
+    monkeypatch.setattr(verification, "CONSUMERS", {"c_api": verification.CONSUMERS["c_api"]})

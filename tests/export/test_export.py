@@ -14,8 +14,7 @@ import tensorflow as tf
 from small_run import LABELS, make_run, picture, refuse, small_network
 
 import export_model
-import verify
-from consumers import wire_format
+from consumers import answer_rules, wire_format
 from na_keras import MobileNetV2, NAMobileNetV2, deploy
 from na_keras.data import preprocessing
 from na_keras.deploy import TFLITE_KINDS, rewrite
@@ -44,7 +43,7 @@ def test_a_version_holds_everything_and_its_manifest_is_true(exported, model_fil
     checks = manifest["checks"]["largest_difference"]
     for name in ("serving_default", "serve_bytes", "model_float32.tflite"):
         assert any(name in check for check in checks)
-    assert max(checks.values()) <= manifest["checks"]["tolerance"] == verify.TOLERANCE
+    assert max(checks.values()) <= manifest["checks"]["tolerance"] == answer_rules.TOLERANCE
 
 
 def test_signatures_have_the_public_names(exported):

@@ -96,8 +96,8 @@ def test_a_full_disk_is_one_clear_line_and_leaves_everything_as_it_was(model_fil
     process = start("-c", LIMITED, limit, *arguments)
     _, error = process.communicate(timeout=120)
     assert process.returncode == 1
-    (line,) = [line for line in error.splitlines() if "export_model.py" in line]
-    assert "nothing was published; writing below" in line and "File too large" in line
+    (line,) = [line for line in error.splitlines() if "nothing was published" in line]
+    assert line.startswith("export_model.py: nothing was published; writing below") and "File too large" in line
     assert "Traceback" not in error
     assert entries(tmp_path / "out") == ["4"] and untouched()
 

@@ -21,7 +21,7 @@ from small_run import LABELS, picture
 from tensorflow.core.protobuf import saved_model_pb2
 
 import verify
-from consumers import answer_rules, litert_runtime, protocol, python_loaders, wire_format
+from consumers import answer_rules, litert_runtime, protocol, python_loaders, verification, wire_format
 from na_keras.data import preprocessing
 
 SIGNATURES = ("serving_default", "serve_bytes")
@@ -194,7 +194,7 @@ INTEGER_INPUT = "ignore:Statistics for quantized inputs were expected:UserWarnin
 def test_broken_tflite_files_are_each_reported_and_an_absent_server_is_not_a_pass(
     version, model_file, reference_file, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(verify, "CONSUMERS", {"server": verify.CONSUMERS["server"]})
+    monkeypatch.setattr(verification, "CONSUMERS", {"server": verification.CONSUMERS["server"]})
     monkeypatch.setenv("PATH", str(tmp_path))
     broken = shutil.copytree(version, tmp_path / "broken")
     reference = dict(np.load(reference_file))
@@ -213,7 +213,7 @@ def test_broken_tflite_files_are_each_reported_and_an_absent_server_is_not_a_pas
     model = keras.saving.load_model(model_file)
     reference["probabilities"] = model.predict(reference["images"], verbose=0)
     np.savez(tmp_path / "reference.npz", **reference)
-    report, sentences = verify.verify(broken, tmp_path / "reference.npz")
+    report, sentences = verification.verify(broken, tmp_path / "reference.npz")
     errors = "\n".join(sentences)
     lines = {name: text for name, _, text in (line.partition(": ") for line in errors.splitlines())}
     assert "model_float32.tflite" in lines and "model_float16.tflite" not in lines
@@ -308,14 +308,14 @@ def test_batches_are_one_two_and_all():
 
 
 def test_a_network_that_says_nothing_is_refused(version, reference_file, tmp_path, monkeypatch):
-    monkeypatch.setattr(verify, "CONSUMERS", {})
-    monkeypatch.setattr(verify, "FILE_CONSUMERS", {})
+    monkeypatch.setattr(verification, "CONSUMERS", {})
+    monkeypatch.setattr(verification, "FILE_CONSUMERS", {})
     reference = dict(np.load(reference_file))
     for probabilities in (np.full((4, 7), 1 / 7), np.full((4, 7), np.nan)):
         np.savez(tmp_path / "same.npz", **{**reference, "probabilities": probabilities})
-        _, (sentence,) = verify.verify(version, tmp_path / "same.npz")
+        _, (sentence,) = verification.verify(version, tmp_path / "same.npz")
         assert "agreement says nothing" in sentence
-    assert verify.verify(version, reference_file)[1] == []
+    assert verification.verify(version, reference_file)[1] == []
 
 
 @pytest.mark.parametrize(
@@ -327,11 +327,11 @@ def test_a_network_that_says_nothing_is_refused(version, reference_file, tmp_pat
     ],
 )
 def test_consumers_that_crash_fail_or_hang_are_reported(tmp_path, monkeypatch, text, message):
-    monkeypatch.setattr(verify, "TIMEOUT", 0.5 if "sleep" in text else 60)
+    monkeypatch.setattr(verification, "TIMEOUT", 0.5 if "sleep" in text else 60)
     (tmp_path / "a_consumer.py").write_text(text)
-    monkeypatch.setattr(verify, "FOLDER", tmp_path)
-    with pytest.raises(verify.ConsumerError, match=message):
-        verify.consume("a_consumer", "artifact", "reference_file")
+    monkeypatch.setattr(verification, "FOLDER", tmp_path)
+    with pytest.raises(verification.ConsumerError, match=message):
+        verification.consume("a_consumer", "artifact", "reference_file")
 
 
 def run_server_consumer(version, reference_file, tmp_path):
