@@ -209,8 +209,8 @@ def report_rows(rows, arguments):
     from na_keras.files import replace_file
 
     about = report.circumstances(arguments.threads, arguments.rounds, arguments.size)
-    print(f"\n{about}\n\n{report.text_table(rows, arguments.size)}\n")
-    print(report.markdown_table(rows, arguments.size))
+    print(f"\n{about}\n\n{report.table(rows, arguments.size)}\n")
+    print(report.table(rows, arguments.size, "markdown"))
     for path, write in ((arguments.table, report.write_csv), (arguments.output, report.draw)):
         if path is not None:
             replace_file(path, partial(write, rows, arguments.size, about))

@@ -71,7 +71,12 @@ def choose_samples(arguments, recipe, resize, size):
             "Quantized TFLite files need some hundred images like those that the network will see: give "
             "--sample-images DIR (any image files), or export from a run directory, whose recipe names its dataset."
         )
-    return calibration.representative_images(examples, resize, size, arguments.sample_count)
+    return calibration.representative_images(examples, resize, size, arguments.sample_count, upright(recipe))
+
+
+def upright(recipe):
+    """Whether photographs are turned upright as their Exif tag says: as in the run, and without one they are."""
+    return recipe["exif_orientation"] if recipe else True
 
 
 def needs_samples(kinds):
@@ -128,6 +133,7 @@ def make_plan(arguments):
         kinds=kinds,
         representative=samples,
         onnx=arguments.onnx,
+        exif_orientation=upright(recipe),
     )
     return plan, recipe
 

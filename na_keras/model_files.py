@@ -63,11 +63,12 @@ def training_record(path):
     """What the run directory around a model file says.
 
     Returns:
-        (recipe as a dictionary, class names as a list); each None where the folder does not hold it.
+        (recipe as a dictionary, class names as a list); each None where the folder does not hold it. A recipe of before
+        there was `exif_orientation` says False: photographs were taken as they are stored.
     """
     folder = pathlib.Path(path).parent
     recipe, labels = folder / "recipe.json", folder / "labels.txt"
     return (
-        json.loads(recipe.read_text("utf-8")) if recipe.exists() else None,
+        {"exif_orientation": False, **json.loads(recipe.read_text("utf-8"))} if recipe.exists() else None,
         labels.read_text("utf-8").splitlines() if labels.exists() else None,
     )

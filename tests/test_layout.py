@@ -239,7 +239,7 @@ def test_no_flat_name_occurs_twice_or_shadows_a_package():
         *(str(p.relative_to(ROOT)) for p in (ROOT / "tests").iterdir() if p.is_dir()),
     ]
     count = collections.Counter(name for folder in folders for name in flat_modules(folder))
-    del count["conftest"]  # pytest tells these apart by their folders
+    del count["conftest"]  # pytest keeps them apart
     assert [name for name, times in count.items() if times > 1] == []
     installed = set(importlib.metadata.packages_distributions()) | OPTIONAL | {"tensorflow", "datasets"}
     assert not set(count) & (installed | sys.stdlib_module_names | {"na_keras"})

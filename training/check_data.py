@@ -7,19 +7,16 @@ Prints the classes and counts of each split and what is ignored, then a line for
 decoded. The exit status is 1 if there is one.
 """
 
-import argparse
-import os
-import pathlib
 import sys
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+import terminal
 
 
 def parse_arguments(argv):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = terminal.make_parser(__doc__)
     add = parser.add_argument
     add("--dataset", default="folder", help="digits, folder or a dataset that TFDS has prepared (default: %(default)s)")
-    add("--data-dir", type=pathlib.Path, help="where the data lies")
+    add("--data-dir", type=terminal.folder, help="where the data lies")
     add(
         "--split",
         nargs="+",
@@ -32,6 +29,7 @@ def parse_arguments(argv):
 
 def main(argv=None):
     arguments = parse_arguments(argv)
+    terminal.start_tensorflow()
     from na_keras.data import load_source, pipeline
 
     try:
@@ -40,9 +38,8 @@ def main(argv=None):
         sys.exit(f"check_data.py: {error}")
     bad = 0
     for source in sources:
-        print(
-            *(source.notes or [f"{source.name}: {source.count} images in {len(source.class_names)} classes"]), sep="\n"
-        )
+        lines = source.notes or [f"{source.name}: {source.count} images in {len(source.class_names)} classes"]
+        print(*lines, sep="\n")
         for name, reason in pipeline.check_files(source):
             bad += 1
             print(f"{name}: {reason}")

@@ -53,11 +53,12 @@ def main(argv=None):
             raise ValueError(f"The network has {network.classes} classes, {dataset} has {len(source.class_names)}.")
     except (ValueError, OSError, checkpoints.CheckpointError) as error:
         sys.exit(f"evaluate.py: {error}")
+    print(*source.notes, sep="\n", end="\n" if source.notes else "", flush=True)
     strategy = tf.distribute.get_strategy()
     evaluate_steps = steps.make_evaluate_steps(strategy, network.predict, network.from_logits)
     try:
         result, count = evaluation.evaluate(
-            strategy, evaluate_steps, source, arguments.batch_size, resize, network.size
+            strategy, evaluate_steps, source, arguments.batch_size, resize, network.size, network.exif_orientation
         )
     except evaluation.UnreadableImageError as error:
         sys.exit(f"evaluate.py: {error}")

@@ -97,6 +97,7 @@ def read_images(arguments, size):
     recipe, class_names = training_record(arguments.named[0][1])
     recipe = recipe or {}
     resize = arguments.resize or recipe.get("evaluation_resize") or size
+    exif_orientation = recipe.get("exif_orientation", True)
     if arguments.images:
         missing = [str(path) for path in arguments.images if not path.is_file()]
         if missing:
@@ -110,7 +111,7 @@ def read_images(arguments, size):
         encoded, labels = zip(*choose_examples(source, arguments.count), strict=True)
         class_names = source.class_names
     try:
-        images = [preprocessing.evaluation_image(data, resize, size).numpy() for data in encoded]
+        images = [preprocessing.evaluation_image(data, resize, size, exif_orientation).numpy() for data in encoded]
     except tf.errors.InvalidArgumentError as error:
         raise ValueError(f"An image does not decode: {error.message.splitlines()[0]}") from error
     return np.stack(images), labels, class_names

@@ -52,6 +52,7 @@ class Recipe:
     evaluation_size: int | None = setting(
         DATA, "pixels of the sides in evaluation and of the saved network, if not --size", None, limits=(32, None)
     )
+    exif_orientation: bool = setting(DATA, "turn JPEG photographs upright as their Exif tag says", True, before=False)
     skip_unreadable: bool = setting(
         DATA, "leave out and count training images that do not decode, instead of stopping the run", False
     )
@@ -137,7 +138,11 @@ BEFORE = {
     if field.metadata["before"] is not dataclasses.MISSING
 }
 
-IMAGENET = {"attention": "na", "dataset": "imagenet2012", "size": 224, "evaluation_resize": 256}
+# PyTorch's and the authors' loaders look at no Exif tag.
+IMAGENET = {
+    **{"attention": "na", "dataset": "imagenet2012", "size": 224, "evaluation_resize": 256},
+    "exif_orientation": False,
+}
 
 RESNET50_PAPER = Recipe(
     **IMAGENET,

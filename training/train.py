@@ -117,6 +117,8 @@ def main(argv=None):
             f"{recipe.attention}, {sources[0].count} training and {sources[1].count} held-out images of "
             f"{recipe.dataset}, {strategy.num_replicas_in_sync} replica(s), global batch {recipe.batch_size}, on "
             f"{devices}",
+            *(note for source in sources for note in source.notes),
+            sep="\n",
             flush=True,
         )
         try:

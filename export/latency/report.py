@@ -70,38 +70,26 @@ def verdict(row, limit):
     return f"{limit:.3f} {'met' if row.ratio <= limit else 'missed'}"
 
 
-def cells(rows, size):
-    """The table as lists of text, the heading first."""
-    yield ["network", "type", "batch", "attention", "MB", "ms", "ratio", "quartiles", "target", f"SE + {SE_MARGIN}"]
-    for row in rows:
-        first = [row.model, row.kind, str(row.batch), row.attention, f"{row.megabytes:.2f}"]
-        if row.failure:
-            yield [*first, "", "", f"did not run: {row.failure}", "", ""]
-            continue
-        target, limit = limits(row, rows, size)
-        yield [
-            *first,
-            f"{row.milliseconds:.2f}",
-            f"{row.ratio:.3f}",
-            f"{row.low:.3f} .. {row.high:.3f}",
-            verdict(row, target),
-            verdict(row, limit),
-        ]
+HEADER = ("network", "type", "batch", "attention", "MB", "ms", "ratio", "quartiles", "target", f"SE + {SE_MARGIN}")
 
 
-def text_table(rows, size):
-    """Columns aligned with spaces."""
-    lines = list(cells(rows, size))
-    widths = [max(len(line[i]) for line in lines if not line[7].startswith("did")) for i in range(len(lines[0]))]
-    columns = lambda line: "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()  # noqa: E731
-    return "\n".join(map(columns, lines))
+def cells(row, rows, size):
+    """A line of the table, under HEADER."""
+    first = [row.model, row.kind, row.batch, row.attention, f"{row.megabytes:.2f}"]
+    if row.failure:
+        return [*first, "", "", "did not run", "", ""]
+    target, limit = limits(row, rows, size)
+    quartiles = f"{row.low:.3f} .. {row.high:.3f}"
+    numbers = [f"{row.milliseconds:.2f}", f"{row.ratio:.3f}", quartiles]
+    return [*first, *numbers, verdict(row, target), verdict(row, limit)]
 
 
-def markdown_table(rows, size):
-    """The same for a README."""
-    heading, *lines = cells(rows, size)
-    rule = ["---"] * len(heading)
-    return "\n".join("| " + " | ".join(line) + " |" for line in (heading, rule, *lines))
+def table(rows, size, style="plain"):
+    """All rows, for a terminal or, with "markdown", for a page; below it why some did not run."""
+    from na_keras.text_table import text_table
+
+    failures = [f"{' '.join(map(str, row.group))}, {row.attention}: {row.failure}" for row in rows if row.failure]
+    return "\n".join([text_table(HEADER, [cells(row, rows, size) for row in rows], style), *failures])
 
 
 def processor():

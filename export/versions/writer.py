@@ -32,6 +32,7 @@ class Plan:
         kinds: kinds of TFLite files, keys of deploy.TFLITE_KINDS.
         representative: function of images for the quantized kinds, see deploy.convert_tflite.
         onnx: whether to write an ONNX file too.
+        exif_orientation: see deploy.write_saved_model.
     """
 
     model: keras.Model
@@ -45,6 +46,7 @@ class Plan:
     kinds: tuple = ("float32",)
     representative: Callable | None = None
     onnx: bool = False
+    exif_orientation: bool = True
 
 
 def reference_data(model, labels, resize, size, image_dtype="float32", representative=None, count=4):
@@ -98,7 +100,7 @@ def check_artifacts(version, reference):
 def add_saved_model(folder, plan):
     network, counts = deploy.deploy_copy(plan.model, "tensorflow")
     options = {"size": plan.size, "resize": plan.resize, "top": plan.top, "image_dtype": plan.image_dtype}
-    deploy.write_saved_model(network, folder, plan.labels, **options)
+    deploy.write_saved_model(network, folder, plan.labels, **options, exif_orientation=plan.exif_orientation)
     return {"deploy": counts}
 
 
@@ -167,7 +169,10 @@ def write_version(folder, plan, source, recipe, check_stopped):
         folder,
         model={"path": str(source), "sha256": manifest.sha256(source), "name": plan.model.name},
         recipe=recipe,
-        preprocessing={"resize": plan.resize, "size": plan.size, "pixels": "RGB 0..255"},
+        preprocessing={
+            **{"resize": plan.resize, "size": plan.size, "pixels": "RGB 0..255"},
+            "exif_orientation": plan.exif_orientation,
+        },
         classes=len(plan.labels),
         warmup=warm,
         checks=checks,

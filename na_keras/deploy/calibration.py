@@ -49,12 +49,12 @@ def from_dataset(dataset, data_dir=None):
     return load_source(dataset, "train", data_dir).examples(SEED)
 
 
-def representative_images(examples, resize, size, count):
+def representative_images(examples, resize, size, count, exif_orientation=True):
     """Representative images as convert_tflite asks for them.
 
     Args:
         examples: tf.data.Dataset with "image" and "name", as the functions above return it.
-        resize, size: see preprocessing.evaluation_image.
+        resize, size, exif_orientation: see preprocessing.evaluation_image.
         count: how many images, at most.
 
     Returns:
@@ -66,7 +66,8 @@ def representative_images(examples, resize, size, count):
     images = []
     for example in examples.take(count):
         try:
-            images.append(preprocessing.evaluation_image(example["image"], resize, size).numpy()[None])
+            image = preprocessing.evaluation_image(example["image"], resize, size, exif_orientation)
+            images.append(image.numpy()[None])
         except tf.errors.InvalidArgumentError as error:
             raise ValueError(f"{example['name'].numpy().decode()} does not decode: {error.message}") from error
     return lambda: ([image.astype("float32")] for image in images)

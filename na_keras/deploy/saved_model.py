@@ -31,10 +31,11 @@ class Classifier(tf.Module):
     The arguments are those of write_saved_model.
     """
 
-    def __init__(self, model, labels, resize, size, top):
+    def __init__(self, model, labels, resize, size, top, exif_orientation):
         super().__init__()
         self.model, self.labels = model, tf.constant(labels)
         self.resize, self.size, self.top = resize, size, min(top, len(labels))
+        self.exif_orientation = exif_orientation
 
     def predict(self, images):
         """uint8 or float32 (batch, size, size, 3) -> probabilities; of an empty batch too."""
@@ -65,13 +66,15 @@ class Classifier(tf.Module):
         """string (batch,) -> best classes."""
 
         def crop(data):
-            return preprocessing.evaluation_image(data, self.resize, self.size)
+            return preprocessing.evaluation_image(data, self.resize, self.size, self.exif_orientation)
 
         pixels = tf.TensorSpec((self.size, self.size, 3), tf.uint8)
         return self.answer(self.predict(tf.map_fn(crop, image_bytes, fn_output_signature=pixels)))
 
 
-def write_saved_model(model, path, labels, *, size=None, resize=None, top=5, image_dtype="float32"):
+def write_saved_model(
+    model, path, labels, *, size=None, resize=None, top=5, image_dtype="float32", exif_orientation=True
+):
     """Writes a classifier as a SavedModel for TensorFlow Serving, with the signatures at the head of this file.
 
     Args:
@@ -86,6 +89,7 @@ def write_saved_model(model, path, labels, *, size=None, resize=None, top=5, ima
         top: how many classes an answer names, at most all.
         image_dtype: dtype of the `images` that serving_default takes, "float32" or "uint8"; the latter is a quarter of
             the bytes on the wire.
+        exif_orientation: whether `serve_bytes` turns JPEG photographs upright as their Exif tag says.
 
     Raises:
         ValueError: the model is no such classifier or has no graph (see deploy_copy); another number of labels than
@@ -102,7 +106,7 @@ def write_saved_model(model, path, labels, *, size=None, resize=None, top=5, ima
         raise ValueError(f"top must be at least 1. Received: {top}")
     if image_dtype not in IMAGE_DTYPES:
         raise ValueError(f"image_dtype must be one of {IMAGE_DTYPES}. Received: {image_dtype}")
-    classifier = Classifier(in_deploy_form(model, "tensorflow"), labels, resize, size, top)
+    classifier = Classifier(in_deploy_form(model, "tensorflow"), labels, resize, size, top, exif_orientation)
     archive = keras.export.ExportArchive()  # without track(model), which would write every variable twice
     images = tf.TensorSpec((None, size, size, 3), image_dtype, name="images")
     archive.add_endpoint("serving_default", classifier.serving_default, [images])

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
+from PIL import Image
 from weights_that_matter import make_every_weight_matter, photographs
 
 from na_keras import NormalizationAttention
+from na_keras.data.preprocessing import evaluation_image
 from na_keras.deploy import (
     TFLITE_KINDS,
     compare_tensors,
@@ -134,6 +136,24 @@ def test_a_saved_model_answers_images_and_files(model, images, tmp_path):
     np.testing.assert_allclose(answer["probabilities"], expected, atol=1e-5)
     best = signatures["serve_bytes"](image_bytes=tf.stack([tf.io.encode_png(image) for image in pixels]))
     assert best["labels"].shape == (2, 2) and best["labels"][0, 0].numpy().decode() in LABELS
+
+
+@pytest.mark.parametrize("upright", [True, False])
+def test_a_saved_model_turns_photographs_as_it_was_told(model, tmp_path, upright):
+    """A photograph that lies on its side, with the Exif tag that says so, is the upright one or as it is stored."""
+    picture = Image.fromarray(photographs(1, 2 * SIZE)[0].astype("uint8")).crop((0, 0, 2 * SIZE, SIZE))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    file = io.BytesIO()
+    picture.save(file, "JPEG", exif=exif, quality=95)
+    write_saved_model(model, tmp_path, LABELS, top=3, exif_orientation=upright)
+    signature = tf.saved_model.load(str(tmp_path)).signatures["serve_bytes"]
+    answer = signature(image_bytes=tf.constant([file.getvalue()]))["scores"].numpy()
+    resize = round(SIZE * 256 / 224)
+    crops = [evaluation_image(file.getvalue(), resize, SIZE, turned)[None] for turned in (upright, not upright)]
+    expected, other = (np.sort(model(tf.cast(crop, "float32")).numpy())[:, ::-1][:, :3] for crop in crops)
+    np.testing.assert_allclose(answer, expected, atol=1e-5)
+    assert np.abs(answer - other).max() > 1e-3
 
 
 def test_a_model_that_is_python_code_is_refused_and_so_is_a_copy_of_a_copy(model, images, tmp_path):

@@ -31,7 +31,7 @@ def test_a_version_holds_everything_and_its_manifest_is_true(exported, model_fil
     assert set(manifest["files"]) == on_disk - {"manifest.json"}
     assert {"saved_model.pb", "labels.txt", "tflite/model_float32.tflite"} <= on_disk
     assert manifest["model"]["sha256"] == hashlib.sha256(model_file.read_bytes()).hexdigest()
-    assert manifest["preprocessing"] == {"resize": 56, "size": 48, "pixels": "RGB 0..255"}
+    assert manifest["preprocessing"] == {"resize": 56, "size": 48, "pixels": "RGB 0..255", "exif_orientation": False}
     assert manifest["deploy"] == {"batch_norm_folded": 2, "attention": 2, "attention_projected": 0}
     fingerprint = tf.saved_model.experimental.read_fingerprint(str(version))
     assert manifest["fingerprint"]["checkpoint_hash"] == str(fingerprint.checkpoint_hash)
@@ -261,7 +261,7 @@ def test_na_mobilenetv2_exports(tmp_path, c_api_alone):
     path = make_run(tmp_path / "run", size=96, resize=112, build=build)
     export_model.main(["--model", str(path), "--output", str(tmp_path / "out")])
     manifest = json.loads((tmp_path / "out" / "1" / "manifest.json").read_text())
-    assert manifest["preprocessing"] == {"resize": 112, "size": 96, "pixels": "RGB 0..255"}
+    assert manifest["preprocessing"] == {"resize": 112, "size": 96, "pixels": "RGB 0..255", "exif_orientation": True}
 
 
 class Unregistered(keras.layers.Layer):

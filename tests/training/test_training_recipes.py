@@ -171,3 +171,10 @@ def test_recipe_overrides():
     # Another network does not take MobileNetV2's width multiplier.
     assert recipes.get_recipe("digits-demo", model="ResNet18").model_options == {}
     assert recipes.get_recipe("digits-demo", model="MobileNetV2").model_options == {"alpha": 0.35}
+
+
+def test_photographs_are_turned_upright_but_not_in_the_papers_recipes_and_not_in_runs_of_before():
+    """PyTorch's loaders, with which the papers' numbers were made, look at no Exif tag."""
+    assert recipes.get_recipe("digits-demo").exif_orientation
+    assert not any(recipe.exif_orientation for name, recipe in recipes.RECIPES.items() if name != "digits-demo")
+    assert recipes.BEFORE["exif_orientation"] is False

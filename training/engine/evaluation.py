@@ -24,21 +24,23 @@ def naming_unreadable_images(source, *position):
         raise UnreadableImageError(f"{source.name}: the image {found[0]} cannot be decoded: {found[1]}") from error
 
 
-def evaluate(strategy, evaluate_steps, source, batch_size, resize, size):
+def evaluate(strategy, evaluate_steps, source, batch_size, resize, size, exif_orientation):
     """Means over every example of the source, and how many that were.
 
     Args:
         strategy, evaluate_steps: of steps.make_evaluate_steps.
         source: na_keras.data.source.Source.
         batch_size: examples per step, all replicas together.
-        resize, size: see na_keras.preprocessing.evaluation_image.
+        resize, size, exif_orientation: see na_keras.preprocessing.evaluation_image.
 
     Raises:
         UnreadableImageError: an image does not decode; in evaluation none is ever skipped.
     """
 
+    options = {"batch_size": batch_size, "resize": resize, "size": size, "exif_orientation": exif_orientation}
+
     def batches(context):
-        return pipeline.evaluation_batches(source, batch_size=batch_size, resize=resize, size=size, context=context)
+        return pipeline.evaluation_batches(source, **options, context=context)
 
     iterator = iter(strategy.distribute_datasets_from_function(batches))
     with naming_unreadable_images(source, None, 0, 0, batch_size):

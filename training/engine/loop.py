@@ -31,6 +31,7 @@ def augmentation_options(recipe):
         "aspect": recipe.crop_aspect,
         "flip": recipe.flip,
         "antialias": recipe.antialias,
+        "exif_orientation": recipe.exif_orientation,
         "rand_augment": recipe.rand_augment,
         "mix": recipe.mix,
         "skip_unreadable": recipe.skip_unreadable,
@@ -214,9 +215,9 @@ class Loop:
         recipe, state = self.recipe, self.state
         sums = state.partial_sums.numpy()
         strategies.copy_from_first(self.strategy, state.evaluated_model.non_trainable_variables)
-        sizes = recipe.evaluation_resize, recipe.resolved_evaluation_size
+        pixels = recipe.evaluation_resize, recipe.resolved_evaluation_size, recipe.exif_orientation
         validated, count = evaluation.evaluate(
-            self.strategy, self.evaluate_steps, self.validation, recipe.batch_size, *sizes
+            self.strategy, self.evaluate_steps, self.validation, recipe.batch_size, *pixels
         )
         # The rate of the epoch's last step: the schedule's argument counts finished steps.
         row = {"epoch": step // self.steps_per_epoch, "step": step, "learning_rate": float(state.schedule(step - 1))}

@@ -22,6 +22,7 @@ class Trained:
         from_logits: whether these are logits, not probabilities.
         classes, size: what it takes and gives.
         dataset, resize: what it was trained on, and the shorter side before the crop; None where nothing says so.
+        exif_orientation: whether photographs were turned upright for it; yes where nothing says so.
         path: where it was found.
     """
 
@@ -31,6 +32,7 @@ class Trained:
     size: int
     dataset: str | None
     resize: int | None
+    exif_orientation: bool
     path: pathlib.Path
 
 
@@ -42,9 +44,10 @@ def open_keras_file(path):
     if shape[1] is None or shape[1] != shape[2]:
         raise ValueError(f"Expected a network of square images of a known size. Received: {shape}")
     recipe, _ = training_record(path)
-    dataset, resize = (recipe or {}).get("dataset"), (recipe or {}).get("evaluation_resize")
+    pixels = [(recipe or {}).get(key) for key in ("dataset", "evaluation_resize")]
+    pixels.append(recipe["exif_orientation"] if recipe else True)
     predict = lambda images: model(images, training=False)  # noqa: E731
-    return Trained(predict, False, model.output_shape[-1], shape[1], dataset, resize, path)
+    return Trained(predict, False, model.output_shape[-1], shape[1], *pixels, path)
 
 
 def open_checkpoint(directory, path=None):
@@ -67,9 +70,8 @@ def open_checkpoint(directory, path=None):
     else:
         checkpoints.read(variables, path, partial=True)
     predict = lambda images: model(images, training=False)  # noqa: E731
-    return Trained(
-        predict, True, classes, recipe.resolved_evaluation_size, recipe.dataset, recipe.evaluation_resize, path
-    )
+    pixels = recipe.dataset, recipe.evaluation_resize, recipe.exif_orientation
+    return Trained(predict, True, classes, recipe.resolved_evaluation_size, *pixels, path)
 
 
 def open_saved_model(path):
@@ -86,7 +88,7 @@ def open_saved_model(path):
     def predict(images, keep_alive=loaded):  # a signature does not hold its variables
         return signature(images=tf.cast(images, inputs["images"].dtype))["probabilities"]
 
-    return Trained(predict, False, classes, size, None, exported_resize(path), path)
+    return Trained(predict, False, classes, size, None, *exported_pixels(path), path)
 
 
 def open_tflite(path):
@@ -109,13 +111,18 @@ def open_tflite(path):
         )
         return tf.ensure_shape(answers, (None, classes))
 
-    return Trained(predict, False, classes, size, None, exported_resize(path.parents[1]), path)
+    return Trained(predict, False, classes, size, None, *exported_pixels(path.parents[1]), path)
 
 
-def exported_resize(version):
-    """The shorter side before the crop, from the manifest of an exported version; None without one."""
+def exported_pixels(version):
+    """(the shorter side before the crop, exif_orientation) from the manifest of an exported version; (None, True)
+    without one.
+    """
     manifest = version / "manifest.json"
-    return json.loads(manifest.read_text("utf-8"))["preprocessing"]["resize"] if manifest.exists() else None
+    if not manifest.exists():
+        return None, True
+    recorded = json.loads(manifest.read_text("utf-8"))["preprocessing"]
+    return recorded["resize"], recorded.get("exif_orientation", False)  # exports before it was recorded did not turn
 
 
 def open_trained(path):

@@ -1,1 +1,1 @@
-"""TFLite files: converting, rewriting, reading and running them."""
+"""TFLite files: converting, rewriting, reading and running them. ai-edge-litert is imported where it is used."""
