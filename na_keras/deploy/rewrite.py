@@ -173,16 +173,6 @@ class Replacements:
             check_integer_safe(attention)
 
 
-def check_has_no_code_of_its_own(model):
-    """Raises ValueError for a functional model of a class that computes more, or other things, than its graph says."""
-    definer = next(cls for cls in type(model).__mro__ if "call" in vars(cls))
-    if not definer.__module__.startswith("keras."):
-        raise ValueError(
-            f"deploy_copy rewrites a model's graph. Received: {model.name}, whose class {definer.__name__} computes in "
-            "a call() of its own. Build the network as keras.Model(inputs, outputs), with that code in a layer."
-        )
-
-
 def copy_layer(operation):
     """The same layer or keras.ops operation, for another graph; weights are copied when it has been called."""
     return type(operation).from_config(operation.get_config())
@@ -206,7 +196,6 @@ class Rewriter:
 
     def rewrite(self, model, inputs):
         """Runs a functional model's graph on new inputs, symbolic tensors; returns its outputs as a flat list."""
-        check_has_no_code_of_its_own(model)
         replacements = Replacements(model, self.form)
         for name, count in replacements.counts.items():
             self.counts[name] += count
@@ -219,6 +208,8 @@ class Rewriter:
             inner = nested_model(operation)
             if inner is not None:
                 return keras.tree.pack_sequence_as(inner.output, self.rewrite(inner, args[0]))
+            if isinstance(operation, keras.Function):
+                checked_functional(operation, "deploy_copy")  # which says why it is none: code of its own
             return self.call_copy(operation, *args, **kwargs)
 
         return run_graph(model, inputs, call)
@@ -248,7 +239,6 @@ def rewritten(model, form, copy_layer=copy_layer):
     if is_deploy_copy(model):
         raise ValueError(f"Expected a trained network. Received: {model.name}, which is a deploy copy already.")
     source = checked_functional(model, "deploy_copy")
-    check_has_no_code_of_its_own(source)
     source = checked_functional(in_float32(source), "deploy_copy")
     rewriter = Rewriter(form, copy_layer)
     inputs = fresh_inputs(source)

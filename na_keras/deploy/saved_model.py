@@ -14,6 +14,8 @@ below that, one may take 2.7 GB for a moment, and ten of a batch are decoded at 
 outside 0..255 the network extrapolates, and a NaN or an infinity makes all scores of its own row NaN.
 """
 
+import math
+
 import keras
 import tensorflow as tf
 
@@ -41,7 +43,12 @@ class Classifier(tf.Module):
         # other number, the padding is zero wide and copies nothing.
         count = tf.shape(images)[0]
         images = tf.pad(images, [[tf.cast(count == 0, tf.int32), 0], [0, 0], [0, 0], [0, 0]])
-        return self.model(tf.cast(images, tf.float32), training=False)[:count]
+        probabilities = self.model(tf.cast(images, tf.float32), training=False)
+        if images.dtype.is_floating:
+            # Fused with a convolution, ReLU makes 0 of NaN, and a confident answer of an image that is none.
+            finite = tf.reduce_all(tf.math.is_finite(images), axis=(1, 2, 3))
+            probabilities = tf.where(finite[:, None], probabilities, math.nan)
+        return probabilities[:count]
 
     def answer(self, probabilities):
         """The best classes of each row, best first."""

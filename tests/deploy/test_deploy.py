@@ -26,8 +26,8 @@ def assert_equal(copy, model, images, tolerance):
     ids=["resnet", "mobilenet"],
 )
 def test_the_networks_in_deploy_form_give_the_same_logits(build, folded, attention, projected):
-    images = photographs(4, 96)
-    model = build((96, 96, 3), classes=10, classifier_activation=None, attention="na")
+    images = photographs(8, 128)
+    model = build(input_shape=(128, 128, 3), classes=10, classifier_activation=None, attention="na")
     make_every_weight_matter(model, images)
     for form in attention_forms.FORMS:
         copy, counts = rewrite.deploy_copy(model, form)

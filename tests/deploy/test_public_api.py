@@ -178,11 +178,10 @@ def test_a_model_that_is_python_code_is_refused_and_so_is_a_copy_of_a_copy(model
     for write in (deploy_copy, convert_tflite, lambda m: write_saved_model(m, tmp_path / "1", LABELS)):
         with pytest.raises(ValueError, match=r"functional|Expected a classifier with one input"):
             write(subclassed)
-        with pytest.raises(ValueError, match="whose class Sharper computes in a call"):
+        with pytest.raises(ValueError, match="whose class has a call.. of its own"):
             write(sharper)
-    outer = keras.Model(image, sharper(image))
-    with pytest.raises(ValueError, match="whose class Sharper computes in a call"):
-        deploy_copy(outer)
+    with pytest.raises(ValueError, match="whose class has a call.. of its own"):
+        deploy_copy(keras.Model(image, sharper(image)))
     copy, _ = deploy_copy(model)
     for again in (lambda: deploy_copy(copy, "tflite"), lambda: write_onnx(copy, tmp_path / "x.onnx")):
         with pytest.raises(ValueError, match="trees, which is a deploy copy already"):
