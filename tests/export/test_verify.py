@@ -295,7 +295,7 @@ def test_differences_are_relative_to_the_largest_probability_and_logit():
 
 
 def test_missing_files_are_refused(tmp_path):
-    with pytest.raises(SystemExit, match=f"there is no {tmp_path}/saved_model.pb"):
+    with pytest.raises(SystemExit, match=f"verify.py: there is no {tmp_path}/saved_model.pb"):
         verify.main([str(tmp_path), "reference.npz"])
 
 
