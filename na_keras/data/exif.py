@@ -154,7 +154,12 @@ def upright(image, orientation):
     """The stored pixels (height, width, 3) turned as the orientation says; the sides are exchanged by 5 to 8."""
 
     def turned():
-        transpose = lambda: tf.transpose(image, (1, 0, 2))  # noqa: E731
+        def transpose():
+            # Not tf.transpose: once a process, oneDNN would report to everyone's terminal that it has none for uint8.
+            height, width, channels = tf.unstack(tf.shape(image))
+            position = tf.range(width)[:, None] + width * tf.range(height)  # (width, height)
+            return tf.gather(tf.reshape(image, (-1, channels)), position)
+
         pixels = tf.cond(orientation >= FIRST_TRANSPOSED, transpose, lambda: image)
         mirrored = [one_of(orientation, MIRRORED_ROWS), one_of(orientation, MIRRORED_COLUMNS), tf.constant(False)]
         return tf.raw_ops.Reverse(tensor=pixels, dims=tf.stack(mirrored))

@@ -150,8 +150,8 @@ def test_the_table_follows_from_the_seconds(tiny_network, tmp_path, monkeypatch,
     assert picture.read_bytes().startswith(b"\x89PNG") and sorted(p.name for p in tmp_path.iterdir()) == [
         "latency.csv", "latency.png", "work"
     ]  # fmt: skip
-    printed = re.sub(" +", " ", capsys.readouterr().out)  # columns are aligned
-    assert printed.count(f"{rows[-1].ratio:.3f}") >= 2 and "| tiny | float32 | 1 | na |" in printed
+    printed = capsys.readouterr().out
+    assert printed.count(f"{rows[-1].ratio:.3f}") >= 2 and re.search(r"\| tiny +\| +float32 \| +1 \| +na \|", printed)
 
     # Sizes are those of the files; Keras' are the weights'.
     sizes = {(row.kind, row.attention): row.megabytes for row in rows}
@@ -258,7 +258,7 @@ def test_what_was_measured_before_an_interruption_is_reported(monkeypatch, tmp_p
     table = tmp_path / "latency.csv"
     with pytest.raises(KeyboardInterrupt):
         benchmark.main(["--table", str(table), "--kinds", "keras"])
-    assert "| resnet50 | savedmodel | 8 | none |" in re.sub(" +", " ", capsys.readouterr().out)
+    assert re.search(r"\| resnet50 \| savedmodel \| +8 \| +none \|", capsys.readouterr().out)
     assert len(table.read_text().splitlines()) == 2
 
 

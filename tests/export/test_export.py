@@ -77,8 +77,8 @@ def test_an_export_with_uint8_images_and_several_warmup_requests(model_file, tmp
     np.testing.assert_allclose(answer["probabilities"], expected, atol=1e-5)
     manifest = json.loads((tmp_path / "1" / "manifest.json").read_text())
     assert manifest["signatures"]["serving_default"]["inputs"]["images"]["dtype"] == "uint8"
-    recipe = json.loads((model_file.parent / "recipe.json").read_text())
-    assert manifest["recipe"] == {**recipe, "exif_orientation": False}  # a run of before that field took no tags
+    recorded = json.loads((model_file.parent / "recipe.json").read_text())
+    assert manifest["recipe"] == {"exif_orientation": False, **recorded}  # what a run of before the field did
     assert manifest["warmup"] == [
         {"signature": signature, "batch": batch} for batch in (1, 3) for signature in ("serving_default", "serve_bytes")
     ]

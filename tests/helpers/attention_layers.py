@@ -49,7 +49,8 @@ def dense(w, name):
 
 def batch_norm(w, name):
     gamma, beta, mean, variance = (w[f"{name}/{k}"] for k in ("gamma", "beta", "moving_mean", "moving_variance"))
-    return lambda x: keras.ops.batch_normalization(x, mean, variance, -1, beta, gamma, epsilon=1e-5)
+    norm = keras.ops.batch_normalization
+    return lambda x: keras.ops.cast(norm(x, mean, variance, -1, beta, gamma, epsilon=1e-5), x.dtype)
 
 
 def na_function(x, w, embedding_kernel_size=None, **options):

@@ -154,7 +154,7 @@ def test_a_network_inside_another_is_found_by_its_prefix(prefix, network, fresh,
 def test_beside_another_network_the_prefix_is_said(unloaded, state):
     both = {**{f"student.{n}": a for n, a in state.items()}, **{f"teacher.{n}": a for n, a in state.items()}}
     with pytest.raises(
-        ValueError, match=r"(?s)Names fit without 'student.'.*name.removeprefix.'student.'..: value for name"
+        ValueError, match=r"(?s)Names fit without 'student.'.*name.removeprefix.'student.'.: value for name"
     ):
         load_torch_weights(unloaded, both)
 
