@@ -303,3 +303,9 @@ def test_the_table_leaves_no_weight_at_a_value_that_hides_it():
     for name in ROWS:
         for path, weight in attention_layers.weights_of(make(name)).items():
             assert np.abs(weight).min() > 0 and (weight.size == 1 or weight.std() > 0), (name, path)
+
+
+@pytest.mark.parametrize("name", ["na", "na_embedding", "gc", "sge", "non_local"])
+def test_an_empty_batch_has_an_empty_answer(name):
+    layer = make(name)
+    assert layer(features(name)[:0]).shape == (0, 5, 7, ROWS[name].channels)
