@@ -14,6 +14,25 @@ if keras.backend.backend() == "tensorflow":
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 
+if keras.backend.backend() == "jax":
+    import jax
+    import numpy as np
+
+    def drawn_by_numpy(draw, by_numpy):
+        """JAX compiles its generator for each shape of a weight, .2 s a time; what it draws is not under test here."""
+
+        def random(key, shape, dtype, **limits):
+            if isinstance(key, jax.core.Tracer):
+                return draw(key, shape=shape, dtype=dtype, **limits)
+            return jax.numpy.asarray(by_numpy(np.random.default_rng(np.asarray(key)), shape, **limits).astype(dtype))
+
+        return random
+
+    jax.random.normal = drawn_by_numpy(jax.random.normal, lambda generator, shape: generator.normal(size=shape))
+    jax.random.uniform = drawn_by_numpy(
+        jax.random.uniform, lambda generator, shape, minval, maxval: generator.uniform(minval, maxval, shape)
+    )
+
 
 @pytest.fixture(autouse=True)
 def seeded():

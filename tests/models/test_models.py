@@ -22,8 +22,6 @@ from na_keras import (
     ResNet18,
     ResNet34,
     ResNet50,
-    ResNet101,
-    ResNet152,
 )
 from na_keras.models.mobilenet_v2 import mobilenet_v2_stages
 from na_keras.models.resnet import residual_block, resnet_stages
@@ -53,40 +51,29 @@ def randomize(model):
             layer.set_weights([rng.normal(0, 1, (1,)), rng.normal(0, 1, (1,))])
 
 
-# Table 1 in full ("25.557M", +32; "3.505M", +34; SE 28.088, GE 25.557, SK 26.154, CBAM 28.090; SE 3.563, GE 3.555,
-# CBAM 3.565), Table 2's embedding and Table 4's GC; from their own papers' numbers per block: SGE 2 * 64, LCT 2 * C,
-# SRM 4 * C, ECA k, SimAM 0. The plain networks are torchvision's.
+# Parameters of the modules that are in no table of the paper, from their own papers' numbers per block of c channels;
+# those of the tables are in test_complexity.py, the plain networks' below.
 @pytest.mark.parametrize(
-    ("builder", "count"),
+    ("attention", "of_block"),
     [
-        (ResNet50, 25_557_032),
-        (NAResNet50, 25_557_032 + 32),
-        (MobileNetV2, 3_504_872),
-        (NAMobileNetV2, 3_504_872 + 34),
-        (functools.partial(ResNet50, attention="na_embedding"), 25_557_704),
-        (functools.partial(ResNet50, attention="na_mean"), 25_557_064),
-        (functools.partial(ResNet50, attention="se"), 28_088_024),
-        (functools.partial(ResNet50, attention="ge"), 25_557_032),
-        (functools.partial(ResNet50, attention="sk"), 26_154_496),
-        (functools.partial(ResNet50, attention="cbam"), 28_089_624),
-        (functools.partial(ResNet50, attention="gc"), 28_105_032),
-        (functools.partial(ResNet50, attention="sge"), 25_559_080),
-        (functools.partial(ResNet50, attention="lct"), 25_557_032 + 30_208),
-        (functools.partial(ResNet50, attention="srm"), 25_557_032 + 60_416),
-        (functools.partial(ResNet50, attention="eca"), 25_557_032 + 86),
-        (functools.partial(ResNet50, attention="simam"), 25_557_032),
-        (functools.partial(MobileNetV2, attention="se"), 3_563_492),
-        (functools.partial(MobileNetV2, attention="ge"), 3_554_504),
-        (functools.partial(MobileNetV2, attention="cbam"), 3_565_192),
-        (functools.partial(MobileNetV2, attention="sge"), 3_504_872 + 17 * 16),
-        (ResNet18, 11_689_512),
-        (ResNet34, 21_797_672),
-        (ResNet101, 44_549_160),
-        (ResNet152, 60_192_808),
+        ("lct", lambda channels: 2 * channels),
+        ("srm", lambda channels: 4 * channels),
+        ("eca", lambda channels: 3 if channels == 64 else 5),
+        ("simam", lambda channels: 0),
     ],
 )
-def test_trainable_parameters_are_the_published_ones(builder, count):
-    assert trainable(builder()) == count
+def test_modules_add_their_papers_parameters(attention, of_block):
+    factory = functools.partial(na_keras.LinearContextTransform, groups=32) if attention == "lct" else attention
+    build = functools.partial(ResNet18, input_shape=(32, 32, 3))
+    assert trainable(build(attention=factory)) == 11_689_512 + sum(2 * of_block(c) for c in (64, 128, 256, 512))
+
+
+@functools.cache
+def randomized_network(builder, size):
+    model = builder(input_shape=(size, size + 32, 3), classes=10, classifier_activation=None)
+    randomize(model)
+    images = np.random.default_rng(1).uniform(0, 255, (2, size, size + 32, 3)).astype("float32")
+    return model, images, model.predict(images, verbose=0)
 
 
 @pytest.mark.parametrize(
@@ -95,14 +82,20 @@ def test_trainable_parameters_are_the_published_ones(builder, count):
 def test_logits_equal_pytorchs_geometry(builder, oracle, size):
     """Even sizes: with odd ones "same" padding and PyTorch's agree, and a mistake would not show."""
     networks = pytest.importorskip("reference_networks", reason="the oracle needs jax")
-    model = builder(input_shape=(size, size + 32, 3), classes=10, classifier_activation=None)
-    randomize(model)
-    images = np.random.default_rng(1).uniform(0, 255, (2, size, size + 32, 3)).astype("float32")
-    logits = model.predict(images, verbose=0)
+    model, images, logits = randomized_network(builder, size)
     expected = getattr(networks, oracle)(images, networks.weights_of(model))
     # The measured differences between float32 programs are 5e-5 of the logits' spread; every mistake of geometry,
     # epsilon or placement that can be seen at all makes .01 or more.
     assert np.abs(logits - expected).max() < 2e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(("builder", "size"), [(NAResNet50, 64), (NAMobileNetV2, 96)])
+def test_saved_network_loads_with_the_same_output(builder, size, tmp_path):
+    model, images, logits = randomized_network(builder, size)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(logits, loaded.predict(images, verbose=0))
+    assert loaded.get_layer("C4").output.shape == model.get_layer("C4").output.shape
 
 
 def test_uint8_images_are_taken_as_they_are():
@@ -210,20 +203,32 @@ def test_an_editor_and_help_show_the_arguments_that_a_builder_has(builder):
     assert "Raises:" in text and all(line.strip() in text for line in ast.get_docstring(written).splitlines())
 
 
+# torchvision's, which are the paper's where it has the network.
+PLAIN = {
+    "ResNet18": 11_689_512,
+    "ResNet34": 21_797_672,
+    "ResNet50": 25_557_032,
+    "ResNet101": 44_549_160,
+    "ResNet152": 60_192_808,
+    "MobileNetV2": 3_504_872,
+}
+
+
 @pytest.mark.parametrize("name", na_keras.models.MODELS)
 def test_every_builder_keeps_what_training_expects(name):
-    """The protocol at na_keras.models.MODELS."""
+    """The protocol at na_keras.models.MODELS, and the published number of parameters; SimAM has none."""
     build = functools.partial(
         na_keras.models.MODELS[name],
         input_shape=(64, 64, 3),
-        classes=5,
+        classes=1000,
         classifier_activation=None,
         attention="simam",
         synchronized_batch_norm=keras.backend.backend() == "tensorflow",  # the only one that can
         name="network",
     )
     model = build()
-    assert model.name == "network" and model.input_shape == (None, 64, 64, 3) and model.output_shape == (None, 5)
+    assert model.name == "network" and model.input_shape == (None, 64, 64, 3) and model.output_shape == (None, 1000)
+    assert trainable(model) == PLAIN[name]
     assert keras.backend.standardize_dtype(model.output.dtype) == "float32"
     levels = [model.get_layer(f"C{level}").output.shape[1:3] for level in (2, 3, 4, 5)]
     assert levels == [(64 // stride,) * 2 for stride in (4, 8, 16, 32)]
@@ -233,19 +238,18 @@ def test_every_builder_keeps_what_training_expects(name):
     assert norms and all(norm.synchronized == build.keywords["synchronized_batch_norm"] for norm in norms)
     kinds = [layer.name for layer in model.layers if isinstance(layer, keras.layers.Normalization)]
     assert len(kinds) == 1  # raw pixels come in
-    assert not [
-        layer for layer in build(include_preprocessing=False).layers if isinstance(layer, keras.layers.Normalization)
-    ]
+    if name not in ("ResNet101", "ResNet152"):  # deeper, and otherwise ResNet50's
+        layers = build(include_preprocessing=False).layers
+        assert not any(isinstance(layer, keras.layers.Normalization) for layer in layers)
 
 
 def test_layer_names_are_deterministic():
-    names = [[layer.name for layer in NAMobileNetV2((32, 32, 3)).layers] for _ in range(2)]
+    names = [[layer.name for layer in NAMobileNetV2((32, 32, 3), alpha=0.35).layers] for _ in range(2)]
     assert names[0] == names[1]
     for name in ("expanded_conv_attention", "block_16_attention", "block_3_depthwise", "Conv_1", "predictions"):
         assert name in names[0]
-    attention = [
-        layer.name for layer in NAResNet50(input_shape=(32, 32, 3)).layers if isinstance(layer, NormalizationAttention)
-    ]
+    resnet, _, _ = randomized_network(NAResNet50, 64)
+    attention = [layer.name for layer in resnet.layers if isinstance(layer, NormalizationAttention)]
     assert attention[0] == "conv2_block1_attention" and attention[-1] == "conv5_block3_attention"
     assert len(attention) == 16
 
@@ -271,17 +275,6 @@ def test_input_tensor_continues_the_users_graph():
     image = keras.Input((40, 40, 1))
     model = ResNet18(input_tensor=keras.layers.Concatenate()([image] * 3), include_top=False, pooling="avg")
     assert keras.Model(image, model(keras.layers.Concatenate()([image] * 3))).output_shape == (None, 512)
-
-
-@pytest.mark.parametrize("builder", [NAResNet50, functools.partial(NAMobileNetV2, alpha=0.35)])
-def test_saved_network_loads_with_the_same_output(builder, tmp_path):
-    model = builder(input_shape=(32, 32, 3), classes=5)
-    randomize(model)
-    model.save(tmp_path / "model.keras")
-    loaded = keras.saving.load_model(tmp_path / "model.keras")
-    images = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype("float32")
-    np.testing.assert_array_equal(model.predict(images, verbose=0), loaded.predict(images, verbose=0))
-    assert loaded.get_layer("C4").output.shape == model.get_layer("C4").output.shape
 
 
 def test_weights_takes_the_path_of_a_file(tmp_path):

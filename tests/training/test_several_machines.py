@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,11 +15,12 @@ import pytest
 import tensorflow as tf
 from programs import ROOT
 from small_training import largest_difference, weights_after
+from tiny_network import FLAGS
 
 from engine.checkpoints import newest_first
 
-# Added to the README's commands, for speed and to see that steps are done.
-SMALL = "--model-options='{\"alpha\": 0.1}' --size=32 --evaluation-resize=32 --checkpoint-every=2"
+# Added to the page's commands, for speed and to see that steps are done.
+SMALL = f"{shlex.join(map(str, FLAGS))} --checkpoint-every=2"
 MACHINES = ["localhost:23471", "localhost:23472"]
 
 
@@ -39,12 +41,13 @@ def test_two_machines_equal_one_device(tmp_path):
 
 @pytest.fixture
 def commands(tmp_path):
-    """The page's two commands, in a folder where training/ is this checkout's; a function that starts both."""
+    """The page's two commands, where training/train.py knows the tiny network; a function that starts both."""
     page = (ROOT / "docs" / "several_machines.md").read_text("utf-8")
     (block,) = re.findall(r"<!-- machines -->\n```bash\n(.*?)```", page, re.DOTALL)
     lines = [line for line in block.replace("\\\n", " ").splitlines() if line and not line.startswith("#")]
     assert len(lines) == 2 and all("TF_CONFIG=" in line for line in lines)
-    (tmp_path / "training").symlink_to(ROOT / "training")
+    (tmp_path / "training").mkdir()
+    (tmp_path / "training" / "train.py").symlink_to(ROOT / "tests" / "helpers" / "tiny_network.py")
     folder = os.path.dirname(sys.executable)
     environment = {**os.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"}
 

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from programs import error_of, run
+from tiny_network import FLAGS, tiny
 
 import recipes
 import throughput
@@ -15,6 +15,17 @@ from engine import steps
 from engine.trained import open_trained
 from na_keras.data.source import permuted_range
 from na_keras.deploy import write_saved_model
+from na_keras.models import MODELS
+
+
+@pytest.fixture(autouse=True)
+def tiny_model(monkeypatch):
+    """`--model=Tiny` in this process."""
+    monkeypatch.setitem(MODELS, "Tiny", tiny)
+
+
+def measure(*arguments):
+    return throughput.main([str(argument) for argument in arguments])
 
 
 def sleeping(seconds):
@@ -58,8 +69,7 @@ def test_the_comparison_reads_the_same_files_into_the_same_shapes(capsys):
     for own_crops in (True, False):
         batches = list(throughput.bare_batches(source, recipe, own_crops))
         assert [batch.shape for batch in batches] == [(64, 64, 64, 3)] * 4 and batches[0].dtype == tf.uint8
-    small = ("--model", "MobileNetV2", "--model-options", '{"alpha": 0.1}', "--size", "64", "--batch-size", "64")
-    times = throughput.main(["--compare", *small, "--steps", "1", "--rounds", "1"])
+    times = measure("--compare", *FLAGS, "--batch-size", 64, "--steps", 1, "--rounds", 1)
     assert set(times) == {"bare tf.function", "the loop"} and all(len(values) == 1 for values in times.values())
     printed = capsys.readouterr().out
     for line in ("bare, the same crops", "ours, no antialias", "ours, antialias", "Model Garden", "the loop"):
@@ -69,13 +79,13 @@ def test_the_comparison_reads_the_same_files_into_the_same_shapes(capsys):
         throughput.compare_input(recipe, dataclasses.replace(source, examples=lambda seed: png), 1)
 
 
-def test_rates_are_printed_with_the_bottleneck():
-    small = ("--model", "MobileNetV2", "--model-options", '{"alpha": 0.1}', "--size", 32, "--evaluation-resize", 32)
-    result = run("training/throughput.py", *small, "--batch-size", 32, "--steps", 2, "--rounds", 2)
+def test_rates_are_printed_with_the_bottleneck(capsys):
+    measure(*FLAGS, "--batch-size", 32, "--steps", 2, "--rounds", 2)
+    printed = capsys.readouterr().out
     for line in ("input alone", "step alone", "both", "the bottleneck is", "photographs"):
-        assert line in result.stdout
-    message = error_of("training/throughput.py", "--batch-size", 300)
-    assert "photographs holds 256 images, fewer than --batch-size=300" in message
+        assert line in printed
+    with pytest.raises(SystemExit, match="photographs holds 256 images, fewer than --batch-size=300"):
+        measure("--batch-size", 300)
 
 
 def test_a_saved_model_is_opened_by_its_signature(tmp_path):
