@@ -124,11 +124,11 @@ def test_a_run_that_dies_in_its_evaluation_loses_no_step_and_doubles_no_row(tmp_
     whole = go(tmp_path / "whole")
     evaluate, calls = evaluation.evaluate, []
 
-    def dying(*arguments):
+    def dying(*arguments, **options):
         calls.append(arguments)
         if len(calls) == 1:
             raise InterruptedError("the machine is gone")
-        return evaluate(*arguments)
+        return evaluate(*arguments, **options)
 
     monkeypatch.setattr(evaluation, "evaluate", dying)
     with pytest.raises(InterruptedError):

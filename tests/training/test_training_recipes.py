@@ -89,7 +89,8 @@ def test_the_modern_recipe_is_procedure_a3():
     numbers = (recipe.epochs, recipe.batch_size, recipe.learning_rate, recipe.weight_decay, recipe.warmup_epochs)
     assert numbers == (100, 2048, 8e-3, 0.02, 5)
     assert (recipe.size, recipe.resolved_evaluation_size, recipe.evaluation_resize) == (160, 224, 235)
-    assert recipe.mix == {"mixup": 0.1, "cutmix": 1.0, "threshold": 0.2} and recipe.rand_augment == 6
+    assert recipe.mix == {"mixup": 0.1, "cutmix": 1.0} and recipe.rand_augment == 6
+    assert (recipe.loss, recipe.target_threshold, recipe.label_smoothing) == ("binary_cross_entropy", 0.2, 0)
     variables = NAMobileNetV2(alpha=0.35).trainable_variables
     optimizer = optimization.make_optimizer(recipe, 0.1, variables)
     assert isinstance(optimizer, TimmLamb) and optimizer.weight_decay == 0.02
@@ -118,7 +119,8 @@ def test_every_recipe_resolves(name):
         ({"loss": "hinge"}, "loss must be one of .*'binary_cross_entropy'.*Received: 'hinge'"),
         ({"rand_augment": 11}, "rand_augment must be between 0 and 10"),
         ({"ema_decay": 1.5}, "ema_decay must be between 0 and 1"),
-        ({"evaluation_size": 64}, "evaluation_resize must be at least 64. Received: 48"),
+        ({"evaluation_size": 64, "evaluation_resize": 48}, "evaluation_resize must be at least 64. Received: 48"),
+        ({"no_weight_decay": ("bias$", "(")}, r"expected regular expressions. Received: '\(': missing \)"),
         ({"crop_area": (0.5, 0.2)}, "crop_area must be a range"),
         ({"crop_area": (0.5, 1.2)}, "crop_area must be a range"),
     ],

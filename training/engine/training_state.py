@@ -4,6 +4,7 @@ import keras
 import tensorflow as tf
 
 from engine import optimization, steps
+from engine.epochs import Epochs
 from na_keras.models import MODELS
 
 
@@ -39,6 +40,7 @@ class TrainingState:
 
     Attributes:
         model, optimizer, schedule: of the recipe.
+        epochs: Epochs, which the schedule follows.
         averaged: None, or the network that holds the weights' moving average.
         loss_scale: None, or optimization.LossScale of a float16 network.
         partial_sums: tf.Variable, the sums of the unfinished epoch (steps.SUMS).
@@ -49,7 +51,8 @@ class TrainingState:
     def __init__(self, recipe, strategy, classes, steps_per_epoch, precision="float32", sync_bn=False):
         """Builds all of it in the strategy's scope. Raises what make_model raises."""
         self.precision = precision
-        self.schedule = optimization.make_schedule(recipe, steps_per_epoch)
+        self.epochs = Epochs(steps_per_epoch)
+        self.schedule = optimization.Shifted(optimization.make_schedule(recipe, steps_per_epoch), self.epochs)
         size = recipe.size if recipe.resolved_evaluation_size == recipe.size else None
         with strategy.scope():
             self.model = make_model(recipe, classes, sync_bn, size, precision)
