@@ -97,6 +97,8 @@ def test_unknown_names_are_refused():
         load_source("mnits", "train")
     with pytest.raises(ValueError, match="train.*validation.*Received: 'test'"):
         load_source("digits", "test")
+    with pytest.raises(ValueError, match="For the images in photographs give --dataset=folder"):
+        load_source("digits", "train", "photographs")  # which would be ignored
 
 
 def on_machine(machine, machines=2, replicas=4, **options):

@@ -32,6 +32,11 @@ def test_imagenet_is_prepared_from_its_archives_once(imagenet, capsys):
     assert len(train.class_names) == 1000 and train.class_names[0] == "n01440764"
     labels = {int(example["label"]) for example in train.examples(None)}
     assert labels == set(range(100, 110))
+    for source, split in ((train, "train"), (validation, "validation")):
+        details = source.details()
+        assert (
+            details["version"].startswith("imagenet2012/5.") and details["split"] == split and details["bytes"] > 1000
+        )
     first = next(iter(train.examples(None)))
     assert first["name"].numpy().startswith(b"n0") and first["image"].numpy().startswith(b"\xff\xd8\xff")
 

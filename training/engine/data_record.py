@@ -3,7 +3,7 @@ that somebody accepted.
 
     class_names    in the order of the labels
     splits         training and validation: number of images, and what the source says of itself (Source.details)
-    shift          see epochs.Epochs
+    shift          see training_state.Epochs
     changes        what was accepted, when, and after how many steps of the run
 """
 
@@ -12,7 +12,7 @@ import datetime
 import json
 
 from engine import run_directory
-from engine.epochs import Epochs
+from engine.training_state import Epochs
 
 SHOWN = 5  # of each kind of difference, for a message
 
@@ -109,11 +109,11 @@ class DataRecord:
         Returns:
             Steps of that epoch that were done with the old data, and are done again with the new.
         """
-        splits = self.before.get("splits", {}) if self.accepted else self.data["splits"]
-        if splits.get("training") == self.data["splits"]["training"]:
+        now = self.data["splits"]["training"]
+        before = self.before.get("splits", {"training": {"images": now["images"]}})["training"]
+        if before == now:
             return 0
-        images = splits.get("training", self.data["splits"]["training"])["images"]
-        epoch, done = Epochs(images // batch_size, self.shift).position(step)
+        epoch, done = Epochs(before["images"] // batch_size, self.shift).position(step)
         epochs.shift = epoch * epochs.steps - step
         return done
 

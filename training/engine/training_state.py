@@ -1,10 +1,11 @@
 """What a run consists of on the devices, and the network that a recipe asks for."""
 
+import dataclasses
+
 import keras
 import tensorflow as tf
 
 from engine import optimization, steps
-from engine.epochs import Epochs
 from na_keras.models import MODELS
 
 
@@ -32,6 +33,28 @@ def make_model(recipe, classes, sync_bn, size, precision="float32", activation=N
         )
     finally:
         keras.config.set_dtype_policy(before)
+
+
+@dataclasses.dataclass
+class Epochs:
+    """Counts epochs, from 0, in the finished steps of a run; their length may have changed with the data.
+
+    Attributes:
+        steps: of one epoch of the data as it is now.
+        shift: epoch e begins after e * steps - shift steps of the run. 0, unless other data was accepted on the way;
+            then such that the epoch that begins with the new data has the number that follows.
+    """
+
+    steps: int
+    shift: int = 0
+
+    def position(self, step):
+        """(epoch, its finished steps) after `step` steps."""
+        return divmod(step + self.shift, self.steps)
+
+    def first_step(self, epoch):
+        """Steps of the run before that epoch."""
+        return epoch * self.steps - self.shift
 
 
 class TrainingState:
