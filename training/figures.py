@@ -51,7 +51,10 @@ def parse_arguments(argv):
         if figure == "heatmaps":
             kind.add_argument("--layer", help="whose maps; by default the last with more than one position")
             kind.add_argument("--predicted", action="store_true", help="each network's own class, not the label")
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if arguments.figure != "loss" and arguments.images and (arguments.dataset or arguments.data_dir):
+        parser.error("--images are shown instead of a dataset's: leave --dataset and --data-dir out")
+    return arguments
 
 
 def read_histories(named):

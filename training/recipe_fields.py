@@ -74,13 +74,13 @@ def check_effect(field, recipe):
             )
 
 
-def check_patterns(patterns):
-    """Raises ValueError on what is no regular expression."""
+def check_patterns(patterns, name=""):
+    """Raises ValueError on what is no regular expression; `name` begins the message."""
     for pattern in patterns:
         try:
             re.compile(pattern)
         except re.error as error:
-            raise ValueError(f"expected regular expressions. Received: {pattern!r}: {error}") from error
+            raise ValueError(f"{name}expected regular expressions. Received: {pattern!r}: {error}") from error
 
 
 def check_field(field, recipe):
@@ -90,7 +90,7 @@ def check_field(field, recipe):
     if choices and value not in choices:
         raise ValueError(f"{field.name} must be one of {list(choices)}. Received: {value!r}")
     if field.type == tuple[str, ...]:
-        check_patterns(value)
+        check_patterns(value, f"{field.name}: ")
     if value is None or not field.metadata["limits"]:
         return
     low, high = limits_of(field, recipe)

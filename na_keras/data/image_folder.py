@@ -13,6 +13,7 @@ import functools
 import hashlib
 import os
 import pathlib
+import stat
 
 import tensorflow as tf
 
@@ -151,7 +152,11 @@ def ignored_notes(folder, others, hidden):
 
 def file_size(path):
     """Bytes of a file; None of what is none, such as a folder or a link that leads nowhere."""
-    return path.stat().st_size if path.is_file() else None
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 def folder_details(folder, images):

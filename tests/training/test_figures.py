@@ -160,5 +160,6 @@ def test_bad_flags_are_refused():
     for arguments, message in (
         (["loss", "a=b", "--output", "x.pdf"], "ends in .png"),
         (["gates", "a=b", "--output", "x.png", "--count", "0"], "--count: must be a whole number of at least 1"),
+        (["gates", "a=b", "--output", "x.png", "--images", "c.jpg", "--dataset", "digits"], "instead of a dataset's"),
     ):
         assert message in error_of("training/figures.py", *arguments)

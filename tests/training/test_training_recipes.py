@@ -121,7 +121,10 @@ def test_every_recipe_resolves(name):
         ({"rand_augment": 11}, "rand_augment must be between 0 and 10"),
         ({"ema_decay": 1.5}, "ema_decay must be between 0 and 1"),
         ({"evaluation_size": 64, "evaluation_resize": 48}, "evaluation_resize must be at least 64. Received: 48"),
-        ({"no_weight_decay": ("bias$", "(")}, r"expected regular expressions. Received: '\(': missing \)"),
+        (
+            {"no_weight_decay": ("bias$", "(")},
+            r"no_weight_decay: expected regular expressions. Received: '\(': missing \)",
+        ),
         ({"crop_area": (0.5, 0.2)}, "crop_area must be a range"),
         ({"crop_area": (0.5, 1.2)}, "crop_area must be a range"),
     ],

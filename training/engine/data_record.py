@@ -9,6 +9,7 @@ that somebody accepted.
 
 import dataclasses
 import datetime
+import hashlib
 import json
 
 from engine import run_directory
@@ -91,6 +92,11 @@ class DataRecord:
     def shift(self):
         """Of the stored record."""
         return (self.before or {}).get("shift", 0)
+
+    @property
+    def fingerprint(self):
+        """A whole number below 2**40 that is the same for the same data."""
+        return int(hashlib.sha256(json.dumps(self.data).encode()).hexdigest()[:10], 16)
 
     @property
     def missing(self):

@@ -186,8 +186,10 @@ class Loop:
             restored = checkpoints.restore(self.state.checkpoint, self.folder)
         step = self.state.step
         strategies.check_same_step(self.strategy, step)
-        if self.record and self.record.accepted:
-            self.accept_data(step)
+        if self.record:
+            strategies.check_same_data(self.strategy, self.record.fingerprint)
+            if self.record.accepted:
+                self.accept_data(step)
         if step + self.epochs.shift < 0:
             raise checkpoints.CheckpointError(
                 f"{restored} is of before the data was changed, after step {step}, and later ones cannot be read."
