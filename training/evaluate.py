@@ -57,7 +57,14 @@ def open_both(arguments):
             f"Nothing beside {arguments.model} says how it was trained: give --dataset and --resize. "
             f"Known so far: --dataset={dataset} --resize={resize}"
         )
-    source = load_source(dataset, arguments.split, arguments.data_dir, network.class_names)
+    try:
+        source = load_source(dataset, arguments.split, arguments.data_dir, network.class_names)
+    except FileNotFoundError as error:
+        if network.class_names is not None:
+            raise
+        raise FileNotFoundError(
+            f"{error} Or put labels.txt, the network's class names, one a line, beside {network.path}."
+        ) from error
     if resize < network.size:
         raise ValueError(f"Expected --resize of at least the network's image size {network.size}. Received: {resize}")
     if network.classes != len(source.class_names):

@@ -137,6 +137,8 @@ def prepare(arguments, directory, lock):
     resumed = run_directory.check(directory, decided)
     given = recipe_fields.overrides(arguments, recipes.Recipe) if not resumed else {}  # older runs were not asked
     recipes.check_effects(recipe, given)
+    if arguments.sync_bn and arguments.strategy == "none" and not resumed:
+        raise ValueError("--sync-bn has no effect without several replicas: give a --strategy, or leave --sync-bn out.")
     sources = [load_source(recipe.dataset, split, arguments.data_dir) for split in ("train", "validation")]
     if sources[0].count < recipe.batch_size:
         raise ValueError(f"{sources[0].name} holds {sources[0].count} images, fewer than one --batch-size.")

@@ -41,8 +41,10 @@ def load_source(dataset, split, data_dir=None, class_names=None):
         return image_folder(split, data_dir, class_names)
     source = digits(split) if dataset == "digits" else tfds_source(dataset, split, data_dir)
     if class_names is not None and tuple(class_names) != source.class_names:
+        pairs = enumerate(zip(class_names, source.class_names, strict=False))
+        first = next((f". Class {index} is {own!r}, not {name!r}" for index, (name, own) in pairs if name != own), "")
         raise ValueError(
             f"{source.name} must have the {len(class_names)} classes {shortened(class_names)}. "
-            f"Received: {len(source.class_names)} classes {shortened(source.class_names)}"
+            f"Received: {len(source.class_names)} classes {shortened(source.class_names)}{first}"
         )
     return source

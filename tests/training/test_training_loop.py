@@ -270,6 +270,11 @@ def test_strategies_check_their_arguments(two_replicas, monkeypatch):
     with pytest.raises(ValueError, match="with --strategy=mirrored. Received: 2 with strategy 'none'"):
         strategies.make_strategy("none", 2)
     assert two_replicas.num_replicas_in_sync == 2
+    monkeypatch.setattr(strategies, "machines", lambda strategy: 2)
+    strategies.check_same_data(two_replicas, 2**40 - 1)
+    monkeypatch.setattr(strategies, "total", lambda strategy, value: value + 3.0)  # one machine's own, and another's
+    with pytest.raises(strategies.DisagreementError, match="do not see the same data"):
+        strategies.check_same_data(two_replicas, 5)
     with pytest.raises(ValueError, match="divisible by the 2 replicas. Received: 33; the nearest that is: 32"):
         strategies.check_batch_size(33, two_replicas)
     with pytest.raises(ValueError, match="2 replicas times 4 accumulated slices. Received: 12"):

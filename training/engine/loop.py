@@ -253,6 +253,10 @@ class Loop:
         """Evaluates after the last step of an epoch, and writes the epoch's row of the history."""
         recipe, state = self.recipe, self.state
         sums = state.partial_sums.numpy()
+        if not sums[-1]:
+            raise evaluation.UnreadableImageError(
+                f"{self.training.name}: no image of this epoch can be opened and decoded"
+            )
         strategies.copy_from_first(self.strategy, state.evaluated_model.non_trainable_variables)
         validated, count = evaluation.evaluate(
             self.strategy, self.evaluate_steps, self.validation, **evaluation_options(recipe)

@@ -234,6 +234,7 @@ def statistics(classes):
 
 
 def means(sums, classes):
-    """{"loss": ..., "top1": ..., "top5": ...} per example; see `statistics`."""
+    """{"loss": ..., "top1": ..., "top5": ...} per example, NaN without any example; see `statistics`."""
     values = np.asarray(sums, np.float64)
-    return {name: float(value / values[-1]) for name, value in zip(statistics(classes), values, strict=False)}
+    with np.errstate(invalid="ignore"):
+        return {name: float(value / values[-1]) for name, value in zip(statistics(classes), values, strict=False)}
