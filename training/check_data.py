@@ -38,8 +38,7 @@ def main(argv=None):
         sys.exit(f"check_data.py: {error}")
     bad = 0
     for source in sources:
-        lines = source.notes or [f"{source.name}: {source.count} images in {len(source.class_names)} classes"]
-        print(*lines, sep="\n")
+        print(*source.summary, sep="\n")
         for name, reason in pipeline.check_files(source):
             bad += 1
             print(f"{name}: {reason}")

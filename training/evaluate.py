@@ -1,4 +1,4 @@
-"""Evaluates a trained network: single-crop top-1 and top-5 over every image of a dataset's validation split.
+"""Evaluates a trained network: single-crop top-1 and top-5 over every image of a dataset's split.
 
     python training/evaluate.py --model runs/demo/model.keras
     python training/evaluate.py --model runs/demo                               # its newest checkpoint
@@ -6,7 +6,9 @@
     python training/evaluate.py --model exported/demo/1 --dataset digits        # a SavedModel
     python training/evaluate.py --model exported/demo/1/tflite/model_int8.tflite --dataset digits
 
-Dataset and sizes are those of the run (recipe.json) or of the export (manifest.json) unless given.
+Dataset and sizes are those of the run (recipe.json) or of the export (manifest.json) unless given. The data must have
+the classes that the network knows (labels.txt); a folder of images then needs no training images. Top-5 is left out
+where there are five classes or fewer.
 """
 
 import sys
@@ -21,6 +23,17 @@ def parse_arguments(argv):
     )
     parser.add_argument("--dataset", help="instead of the run's")
     parser.add_argument("--data-dir", type=terminal.folder, help="where the dataset lies")
+    parser.add_argument(
+        "--split",
+        default="validation",
+        choices=["train", "validation", "test"],
+        help="which images (default: %(default)s, of data without it the test images)",
+    )
+    parser.add_argument(
+        "--skip-unreadable",
+        action="store_true",
+        help="leave out and count images that cannot be opened or decoded, instead of stopping",
+    )
     parser.add_argument("--resize", type=int, help="pixels of the shorter side before the crop, instead of the run's")
     parser.add_argument(
         "--batch-size", type=terminal.at_least_one, default=64, help="images per step (default: %(default)s)"
@@ -28,44 +41,60 @@ def parse_arguments(argv):
     return parser.parse_args(argv)
 
 
+def open_both(arguments):
+    """(the trained network, the data's Source, the shorter side before the crop).
+
+    Raises:
+        ValueError, OSError, CheckpointError: something is not there, or they do not fit together.
+    """
+    from engine import trained
+    from na_keras.data import load_source
+
+    network = trained.open_trained(arguments.model)
+    dataset, resize = arguments.dataset or network.dataset, arguments.resize or network.resize
+    if dataset is None or resize is None:
+        raise ValueError(
+            f"Nothing beside {arguments.model} says how it was trained: give --dataset and --resize. "
+            f"Known so far: --dataset={dataset} --resize={resize}"
+        )
+    try:
+        source = load_source(dataset, arguments.split, arguments.data_dir, network.class_names)
+    except FileNotFoundError as error:
+        if network.class_names is not None:
+            raise
+        raise FileNotFoundError(
+            f"{error} Or put labels.txt, the network's class names, one a line, beside {network.path}."
+        ) from error
+    if resize < network.size:
+        raise ValueError(f"Expected --resize of at least the network's image size {network.size}. Received: {resize}")
+    if network.classes != len(source.class_names):
+        raise ValueError(f"The network has {network.classes} classes, {dataset} has {len(source.class_names)}.")
+    return network, source, resize
+
+
 def main(argv=None):
     arguments = parse_arguments(argv)
     print(f"Evaluating on {terminal.start_tensorflow()}", flush=True)
     import tensorflow as tf
 
-    from engine import checkpoints, evaluation, steps, trained
-    from na_keras.data import load_source
+    from engine import checkpoints, evaluation, steps
 
     try:
-        network = trained.open_trained(arguments.model)
-        dataset, resize = arguments.dataset or network.dataset, arguments.resize or network.resize
-        if dataset is None or resize is None:
-            raise ValueError(
-                f"Nothing beside {arguments.model} says how it was trained: give --dataset and --resize. "
-                f"Known so far: --dataset={dataset} --resize={resize}"
-            )
-        source = load_source(dataset, "validation", arguments.data_dir)
-        if resize < network.size:
-            raise ValueError(
-                f"Expected --resize of at least the network's image size {network.size}. Received: {resize}"
-            )
-        if network.classes != len(source.class_names):
-            raise ValueError(f"The network has {network.classes} classes, {dataset} has {len(source.class_names)}.")
+        network, source, resize = open_both(arguments)
     except (ValueError, OSError, checkpoints.CheckpointError) as error:
         sys.exit(f"evaluate.py: {error}")
-    print(*source.notes, sep="\n", end="\n" if source.notes else "", flush=True)
+    print(*source.summary, sep="\n", flush=True)
     strategy = tf.distribute.get_strategy()
     evaluate_steps = steps.make_evaluate_steps(strategy, network.predict, network.from_logits)
+    options = {"batch_size": arguments.batch_size, "resize": resize, "size": network.size}
+    options |= {"exif_orientation": network.exif_orientation, "skip_unreadable": arguments.skip_unreadable}
     try:
-        result, count = evaluation.evaluate(
-            strategy, evaluate_steps, source, arguments.batch_size, resize, network.size, network.exif_orientation
-        )
+        result, count = evaluation.evaluate(strategy, evaluate_steps, source, **options)
     except evaluation.UnreadableImageError as error:
         sys.exit(f"evaluate.py: {error}")
-    print(
-        f"{network.path} on {source.name}: top-1 {100 * result['top1']:.2f} %, top-5 {100 * result['top5']:.2f} %, "
-        f"loss {result['loss']:.4f}, over {count} images"
-    )
+    if count < source.count:
+        print(f"WARNING: {source.count - count} unreadable images were left out")
+    print(f"{network.path} on {source.name}: {evaluation.in_words(result)}, over {count} images")
     return result
 
 

@@ -51,14 +51,21 @@ def parse_arguments(argv):
         if figure == "heatmaps":
             kind.add_argument("--layer", help="whose maps; by default the last with more than one position")
             kind.add_argument("--predicted", action="store_true", help="each network's own class, not the label")
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if arguments.figure != "loss" and arguments.images and (arguments.dataset or arguments.data_dir):
+        parser.error("--images are shown instead of a dataset's: leave --dataset and --data-dir out")
+    return arguments
 
 
 def read_histories(named):
-    """{name: rows of history.csv}. Raises ValueError on a folder without finished epochs."""
+    """({name: rows of history.csv}, {name: the training loss, where recipe.json says it}).
+
+    Raises:
+        ValueError: a folder without finished epochs.
+    """
     from engine import run_directory
 
-    found = {}
+    found, losses = {}, {}
     for name, directory in named:
         try:
             found[name] = run_directory.read_history(directory, sys.maxsize)
@@ -68,7 +75,9 @@ def read_histories(named):
             raise ValueError(
                 f"{directory} holds no {run_directory.HISTORY} with a finished epoch. Expected a run directory."
             )
-    return found
+        if (directory / run_directory.RECIPE).exists():
+            losses[name] = run_directory.read_recipe(directory)["loss"]
+    return found, losses
 
 
 def choose_examples(source, count):
@@ -107,7 +116,7 @@ def read_images(arguments, size):
         dataset = arguments.dataset or recipe.get("dataset")
         if dataset is None:
             raise ValueError(f"There is no recipe.json beside {arguments.named[0][1]}: give --images or --dataset.")
-        source = load_source(dataset, "validation", arguments.data_dir)
+        source = load_source(dataset, "validation", arguments.data_dir, class_names)
         encoded, labels = zip(*choose_examples(source, arguments.count), strict=True)
         class_names = source.class_names
     try:
@@ -227,7 +236,7 @@ def make_heat_maps(arguments):
 def make_loss(arguments):
     import plots
 
-    return plots.loss_curves(read_histories(arguments.named))
+    return plots.loss_curves(*read_histories(arguments.named))
 
 
 FIGURES = {"loss": make_loss, "heatmaps": make_heat_maps, "gates": make_gates}

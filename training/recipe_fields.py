@@ -6,9 +6,14 @@ import argparse
 import dataclasses
 import json
 import math
+import re
+
+ON = object()  # in `needs`: any value but None, 0, False and nothing at all
 
 
-def setting(group, text, default=dataclasses.MISSING, *, limits=None, choices=None, before=dataclasses.MISSING):
+def setting(
+    group, text, default=dataclasses.MISSING, *, limits=None, choices=None, needs=(), before=dataclasses.MISSING
+):
     """A field of Recipe with all that is to be known of it: command line, checks and old runs follow from here.
 
     Args:
@@ -18,10 +23,12 @@ def setting(group, text, default=dataclasses.MISSING, *, limits=None, choices=No
         limits: (lowest, highest), each included, None for no limit, or the name of another attribute of the recipe. Of
             a pair (low, high) the limits hold both, and 0 itself is none of them.
         choices: the values that it can have, or a function that returns them.
+        needs: what the field has no effect without: dictionaries {name of another field: the value that it must have,
+            or ON}, of each of which one entry at least must hold.
         before: what runs did that were started before the field existed, so that they can be resumed; `default` if not
             given. A field that every recipe.json holds, because it has no default, needs none.
     """
-    metadata = {"group": group, "help": text, "limits": limits, "choices": choices}
+    metadata = {"group": group, "help": text, "limits": limits, "choices": choices, "needs": needs}
     metadata["before"] = default if before is dataclasses.MISSING else before
     if isinstance(default, dict):
         return dataclasses.field(default_factory=default.copy, metadata=metadata)
@@ -43,12 +50,47 @@ def range_text(low, high):
     return f"between {low} and {high}"
 
 
+def flag_of(name):
+    """The flag of the field of that name."""
+    return f"--{name.replace('_', '-')}"
+
+
+def need_text(alternatives):
+    """One of a field's needs in words: "--mixup or --cutmix"."""
+    return " or ".join(f"{flag_of(name)}{'' if value is ON else f'={value}'}" for name, value in alternatives.items())
+
+
+def check_effect(field, recipe):
+    """Raises ValueError if the recipe lacks what the field needs to have an effect."""
+    for alternatives in field.metadata["needs"]:
+        values = {name: getattr(recipe, name) for name in alternatives}
+        if not any(
+            bool(values[name]) if value is ON else values[name] == value for name, value in alternatives.items()
+        ):
+            found = ", ".join(f"{flag_of(name)}={value}" for name, value in values.items())
+            raise ValueError(
+                f"{flag_of(field.name)} has no effect without {need_text(alternatives)}. Add that, or leave "
+                f"{flag_of(field.name)} out. The recipe has {found}"
+            )
+
+
+def check_patterns(patterns, name=""):
+    """Raises ValueError on what is no regular expression; `name` begins the message."""
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"{name}expected regular expressions. Received: {pattern!r}: {error}") from error
+
+
 def check_field(field, recipe):
     """Raises ValueError on a value that could only fail later, or silently."""
     value, choices = getattr(recipe, field.name), field.metadata["choices"]
     choices = choices() if callable(choices) else choices
     if choices and value not in choices:
         raise ValueError(f"{field.name} must be one of {list(choices)}. Received: {value!r}")
+    if field.type == tuple[str, ...]:
+        check_patterns(value, f"{field.name}: ")
     if value is None or not field.metadata["limits"]:
         return
     low, high = limits_of(field, recipe)
@@ -60,7 +102,7 @@ def check_field(field, recipe):
 
 
 def json_value(kind, example):
-    """An argparse type: JSON whose value is a `kind`; a list becomes a tuple and must hold strings."""
+    """An argparse type: JSON whose value is a `kind`; a list becomes a tuple and must hold regular expressions."""
 
     def parse(text):
         try:
@@ -69,7 +111,13 @@ def json_value(kind, example):
             value = None
         if not isinstance(value, kind) or kind is list and not all(isinstance(item, str) for item in value):
             raise argparse.ArgumentTypeError(f"expected JSON, as in '{example}'. Received: {text!r}")
-        return tuple(value) if kind is list else value
+        if kind is dict:
+            return value
+        try:
+            check_patterns(value)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+        return tuple(value)
 
     return parse
 
@@ -77,8 +125,10 @@ def json_value(kind, example):
 def help_text(field):
     """What `--help` says: meaning, limits and choices as far as they are known without Keras."""
     low, high = limits_of(field)
-    limits = range_text(low, high) if low != 0 or high is not None else ""
-    return f"{field.metadata['help']} ({limits})" if limits else field.metadata["help"]
+    remarks = [range_text(low, high) if low != 0 or high is not None else ""]
+    remarks += [f"with {need_text(alternatives)}" for alternatives in field.metadata["needs"]]
+    remarks = "; ".join(filter(None, remarks))
+    return f"{field.metadata['help']} ({remarks})" if remarks else field.metadata["help"]
 
 
 def add_flags(parser, recipe_class):
@@ -106,7 +156,7 @@ def add_flags(parser, recipe_class):
                 options["choices"] = field.metadata["choices"]
             else:
                 options["metavar"] = {int: "N", float: "X", str: "NAME"}[options["type"]]
-        groups[title].add_argument(f"--{field.name.replace('_', '-')}", **options)
+        groups[title].add_argument(flag_of(field.name), **options)
 
 
 def overrides(arguments, recipe_class):

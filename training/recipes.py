@@ -11,7 +11,7 @@ The two disagree in places, so both are here under their names. A third is how o
 
 import dataclasses
 
-from recipe_fields import check_field, setting
+from recipe_fields import ON, check_effect, check_field, setting
 
 
 def known_models():
@@ -46,7 +46,8 @@ class Recipe:
     size: int = setting(DATA, "pixels of the training images' sides", limits=(32, None))
     evaluation_resize: int = setting(
         DATA,
-        "pixels of the shorter side before evaluation's centre crop, at least the size of the crop",
+        "pixels of the shorter side before evaluation's centre crop, at least the size of the crop; by default in the "
+        "recipe's ratio to it",
         limits=("resolved_evaluation_size", None),
     )
     evaluation_size: int | None = setting(
@@ -54,7 +55,7 @@ class Recipe:
     )
     exif_orientation: bool = setting(DATA, "turn JPEG photographs upright as their Exif tag says", True, before=False)
     skip_unreadable: bool = setting(
-        DATA, "leave out and count training images that do not decode, instead of stopping the run", False
+        DATA, "leave out and count images that cannot be opened or decoded, instead of stopping the run", False
     )
 
     # torchvision's defaults, the "common practice" of section 5.1. See na_keras.preprocessing.training_image.
@@ -77,9 +78,13 @@ class Recipe:
     schedule: str = setting(
         SCHEDULE, "cosine: to zero; step: times --decay-factor every --decay-epochs", choices=("cosine", "step")
     )
-    warmup_epochs: int = setting(SCHEDULE, "of a linear rise from zero, before the cosine", 0, limits=(0, "epochs"))
-    decay_epochs: int = setting(SCHEDULE, "between two drops of the step schedule", 30, limits=(1, None))
-    decay_factor: float = setting(SCHEDULE, "what each drop multiplies by", 0.1, limits=(0, 1))
+    warmup_epochs: int = setting(SCHEDULE, "of a linear rise from zero, at the start", 0, limits=(0, "epochs"))
+    decay_epochs: int = setting(
+        SCHEDULE, "between two drops of the step schedule", 30, limits=(1, None), needs=({"schedule": "step"},)
+    )
+    decay_factor: float = setting(
+        SCHEDULE, "what each drop multiplies by", 0.1, limits=(0, 1), needs=({"schedule": "step"},)
+    )
     accumulate: int = setting(
         SCHEDULE,
         "slices that each replica's batch is worked through in, for batches that do not fit at once; gradients are "
@@ -90,7 +95,7 @@ class Recipe:
 
     optimizer: str = setting(OPTIMIZER, "na_keras.TorchSGD or na_keras.TimmLamb", "sgd", choices=("sgd", "lamb"))
     momentum: float = setting(
-        OPTIMIZER, "as torch.optim.SGD takes it (LAMB has its own two momenta)", 0.9, limits=(0, 1)
+        OPTIMIZER, "as torch.optim.SGD takes it", 0.9, limits=(0, 1), needs=({"optimizer": "sgd"},)
     )
     weight_decay: float = setting(OPTIMIZER, "as PyTorch's optimizers take it", limits=(0, None))
     no_weight_decay: tuple[str, ...] = setting(
@@ -98,6 +103,7 @@ class Recipe:
         'regular expressions, as in \'["bias$"]\': a variable is not decayed if one is found in its path, "layer '
         'name/variable name"',
         (),
+        needs=({"weight_decay": ON},),
     )
     clip_norm: float | None = setting(OPTIMIZER, "largest norm of all gradients together", None, limits=(0, None))
     ema_decay: float | None = setting(
@@ -115,7 +121,11 @@ class Recipe:
     )
     label_smoothing: float = setting(LOSS, "share of the target that is spread over all classes", 0.0, limits=(0, 1))
     target_threshold: float | None = setting(
-        LOSS, "shares of mixed targets above this count as 1, others as 0", None, limits=(0, 0.5)
+        LOSS,
+        "shares of smoothed and mixed targets above this count as 1, others as 0",
+        None,
+        limits=(0, 0.5),
+        needs=({"loss": "binary_cross_entropy"}, {"mixup": ON, "cutmix": ON, "label_smoothing": ON}),
     )
 
     @property
@@ -126,9 +136,7 @@ class Recipe:
     @property
     def mix(self):
         """What pipeline.training_batches takes to mix examples, None for no mixing."""
-        if not (self.mixup or self.cutmix):
-            return None
-        return {"mixup": self.mixup, "cutmix": self.cutmix, "threshold": self.target_threshold}
+        return {"mixup": self.mixup, "cutmix": self.cutmix} if self.mixup or self.cutmix else None
 
 
 # What a recipe.json means that was written before a field existed.
@@ -137,6 +145,9 @@ BEFORE = {
     for field in dataclasses.fields(Recipe)
     if field.metadata["before"] is not dataclasses.MISSING
 }
+
+# What a resumed run may have otherwise than it was started: one that a bad file stopped goes on without the file.
+MAY_CHANGE = ("skip_unreadable",)
 
 # PyTorch's and the authors' loaders look at no Exif tag.
 IMAGENET = {
@@ -225,6 +236,9 @@ RECIPES = {
 def get_recipe(name, **overrides):
     """The recipe of that name with the fields in `overrides` replaced; None keeps a field.
 
+    Where the evaluation's size changes, its resize follows in the recipe's ratio, if it is not given itself; another
+    network has its own `model_options`.
+
     Raises:
         ValueError: an unknown recipe (the message lists the known ones), a value that is none of a field's choices, or
             a number outside its range. Nothing has been loaded or written by then.
@@ -237,7 +251,19 @@ def get_recipe(name, **overrides):
     if overrides.get("model", RECIPES[name].model) != RECIPES[name].model:
         # The builder's other arguments belong to the recipe's own network; its numbers stand under any.
         overrides.setdefault("model_options", {})
-    recipe = dataclasses.replace(RECIPES[name], **overrides)
+    own, recipe = RECIPES[name], dataclasses.replace(RECIPES[name], **overrides)
+    if "evaluation_resize" not in overrides:
+        resize = round(recipe.resolved_evaluation_size * own.evaluation_resize / own.resolved_evaluation_size)
+        recipe = dataclasses.replace(recipe, evaluation_resize=resize)
     for field in dataclasses.fields(recipe):
         check_field(field, recipe)
     return recipe
+
+
+def check_effects(recipe, names):
+    """Raises ValueError if one of these fields, which somebody gave, has no effect in the recipe. Inherited values may
+    have none: --optimizer=lamb under a recipe of SGD leaves its momentum without a use.
+    """
+    for field in dataclasses.fields(recipe):
+        if field.name in names:
+            check_effect(field, recipe)

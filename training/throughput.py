@@ -266,7 +266,7 @@ def compare_step(recipe, source, strategy, arguments):
             images, labels, _ = next(iterator)
             with tf.GradientTape() as tape:
                 logits = model(images, training=True)
-                loss = tf.reduce_mean(steps.example_losses(labels, logits, recipe.loss, recipe.label_smoothing))
+                loss = tf.reduce_mean(steps.recipe_losses(recipe, labels, logits))
             optimizer.apply(tape.gradient(loss, trainable), model.trainable_variables)
             return loss
 
@@ -296,7 +296,9 @@ def main(argv=None):
     from na_keras.data import load_source
 
     try:
-        recipe = recipes.get_recipe(arguments.recipe, **recipe_fields.overrides(arguments, recipes.Recipe))
+        given = recipe_fields.overrides(arguments, recipes.Recipe)
+        recipe = recipes.get_recipe(arguments.recipe, **given)
+        recipes.check_effects(recipe, given)
         strategy = strategies.make_strategy(arguments.strategy, arguments.virtual_cpus)
         strategies.check_batch_size(recipe.batch_size, strategy, recipe.accumulate)
         if recipe.dataset == "imagenet2012" and arguments.data_dir is None:

@@ -11,7 +11,9 @@ run.
 """
 
 import contextlib
+import dataclasses
 import os
+import pathlib
 import sys
 
 import recipe_fields
@@ -46,6 +48,12 @@ def parse_arguments(argv):
         metavar="N",
         help="optimizer steps per compiled call (default: %(default)s)",
     )
+    add(
+        "--accept-data-change",
+        action="store_true",
+        help="resume although the data is not what it was; the change is recorded in data.json, and if the training "
+        "images changed, the unfinished epoch begins again",
+    )
     recipe_fields.add_flags(parser, recipes.Recipe)
     arguments = parser.parse_args(argv)
     if arguments.strategy == "multi_worker_mirrored" and arguments.run_dir is None:
@@ -61,36 +69,121 @@ def needed_modules(arguments):
     return (*NEEDED, *NEEDED_BY_DATASET.get(dataset, NEEDED_BY_TFDS))
 
 
-def prepare(arguments):
+@dataclasses.dataclass
+class Run:
+    """What `prepare` found.
+
+    Attributes:
+        recipe, directory, strategy, state: of the run.
+        decided: what decides it, from run_directory.as_json.
+        resumed: whether the directory holds its beginning.
+        sources: (training, validation).
+        record: DataRecord of them.
+    """
+
+    recipe: recipes.Recipe
+    directory: pathlib.Path
+    strategy: object
+    decided: dict
+    resumed: bool
+    sources: list
+    record: object
+    state: object
+
+
+def resolved_recipe(arguments, directory):
+    """The recipe with the fields that were given.
+
+    Raises:
+        ValueError: see recipes.get_recipe; or recipe.json is damaged.
+    """
+    from engine import run_directory
+
+    recipe = recipes.get_recipe(arguments.recipe, **recipe_fields.overrides(arguments, recipes.Recipe))
+    if arguments.evaluation_resize is None and (directory / run_directory.RECIPE).exists():
+        # Before the resize followed the size, runs kept their recipe's.
+        own = recipes.RECIPES[arguments.recipe].evaluation_resize
+        if run_directory.read_recipe(directory)["evaluation_resize"] == own:
+            recipe = dataclasses.replace(recipe, evaluation_resize=own)
+    return recipe
+
+
+def prepare(arguments, directory, lock):
     """Checks all that can be wrong before the first step, and writes nothing.
 
+    Args:
+        arguments: of the command line.
+        directory: of the run.
+        lock: RunLock of it, which is taken if a process has trained there before.
+
     Returns:
-        (recipe, directory, what decides the run, whether it is resumed, strategy, sources, training state).
+        Run.
 
     Raises:
         ValueError, OSError: something is wrong; the message says what.
     """
-    from engine import run_directory, strategies
+    from engine import data_record, optimization, run_directory, strategies
     from engine.training_state import TrainingState
     from na_keras.data import load_source
 
-    recipe = recipes.get_recipe(arguments.recipe, **recipe_fields.overrides(arguments, recipes.Recipe))
-    directory = arguments.run_dir or run_directory.default_directory(arguments.recipe)
+    recipe = resolved_recipe(arguments, directory)
     strategy = strategies.make_strategy(arguments.strategy, arguments.virtual_cpus)
     strategies.check_batch_size(recipe.batch_size, strategy, recipe.accumulate)
+    if strategies.is_chief(strategy):
+        lock.take_existing()
     execution = {name: getattr(arguments, name) for name in ("sync_bn", "precision", "xla")}
     replicas = strategy.num_replicas_in_sync
     decided = run_directory.as_json(arguments.recipe, recipe, replicas=replicas, **execution)
     resumed = run_directory.check(directory, decided)
+    given = recipe_fields.overrides(arguments, recipes.Recipe) if not resumed else {}  # older runs were not asked
+    recipes.check_effects(recipe, given)
+    if arguments.sync_bn and arguments.strategy == "none" and not resumed:
+        raise ValueError("--sync-bn has no effect without several replicas: give a --strategy, or leave --sync-bn out.")
     sources = [load_source(recipe.dataset, split, arguments.data_dir) for split in ("train", "validation")]
     if sources[0].count < recipe.batch_size:
         raise ValueError(f"{sources[0].name} holds {sources[0].count} images, fewer than one --batch-size.")
+    record = data_record.check(directory, sources, resumed, arguments.accept_data_change)
     steps_per_epoch, classes = sources[0].count // recipe.batch_size, len(sources[0].class_names)
     try:
         state = TrainingState(recipe, strategy, classes, steps_per_epoch, arguments.precision, arguments.sync_bn)
     except TypeError as error:
         raise ValueError(f"{recipe.model} does not take --model-options={recipe.model_options}: {error}") from error
-    return recipe, directory, decided, resumed, strategy, sources, state
+    optimization.check_no_weight_decay(given.get("no_weight_decay", ()), state.model.trainable_variables)
+    return Run(recipe, directory, strategy, decided, resumed, sources, record, state)
+
+
+def start(run, lock):
+    """Takes the run directory into possession, and writes what decides the run.
+
+    Raises:
+        OSError: another process trains there, or has begun to since `prepare`.
+    """
+    from engine import run_directory
+
+    run.directory.mkdir(parents=True, exist_ok=True)
+    lock.take()
+    if run_directory.check(run.directory, run.decided) != run.resumed:
+        raise BlockingIOError(f"Another process has begun a run in {run.directory} just now. Choose another --run-dir.")
+    if run.record.missing and not run.record.accepted:
+        run.record.write(run.directory, shift=0, step=0)
+    run_directory.start(run.directory, run.decided, run.strategy, run.sources[0].class_names)
+
+
+def announce(run, name, devices):
+    """Says what begins, on what data."""
+    recipe, (training, validation) = run.recipe, run.sources
+    print(
+        f"{'Resuming' if run.resumed else 'Starting'} {name} in {run.directory}: {recipe.model} with attention "
+        f"{recipe.attention}, {training.count} training and {validation.count} held-out images of {recipe.dataset}, "
+        f"{run.strategy.num_replicas_in_sync} replica(s), global batch {recipe.batch_size}, on {devices}",
+        *(line for source in run.sources for line in source.summary),
+        sep="\n",
+        flush=True,
+    )
+    if run.resumed and run.record.missing:
+        print("The run holds no record of its data, as an older version started it: from now on it does.")
+    for line in run.record.accepted:
+        print(f"Accepted: {line}")
 
 
 def main(argv=None):
@@ -98,31 +191,25 @@ def main(argv=None):
     arguments = parse_arguments(argv)
     terminal.check_installed("train.py", needed_modules(arguments))
     devices = terminal.start_tensorflow()
-    from engine import checkpoints, evaluation, loop, run_directory, strategies
+    from engine import checkpoints, evaluation, loop, run_directory, run_lock, strategies
 
-    try:
-        recipe, directory, decided, resumed, strategy, sources, state = prepare(arguments)
-    except (ValueError, OSError) as error:
-        sys.exit(f"train.py: {error}")
     execution = loop.Execution(
         arguments.xla, arguments.checkpoint_every, arguments.steps_per_call, stop_after=arguments.steps
     )
+    directory = arguments.run_dir or run_directory.default_directory(arguments.recipe)
     with contextlib.ExitStack() as stack:
-        if strategies.is_chief(strategy):
-            run_directory.start(directory, decided, strategy, sources[0].class_names)
-        else:  # one machine talks
-            stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
-        print(
-            f"{'Resuming' if resumed else 'Starting'} {arguments.recipe} in {directory}: {recipe.model} with attention "
-            f"{recipe.attention}, {sources[0].count} training and {sources[1].count} held-out images of "
-            f"{recipe.dataset}, {strategy.num_replicas_in_sync} replica(s), global batch {recipe.batch_size}, on "
-            f"{devices}",
-            *(note for source in sources for note in source.notes),
-            sep="\n",
-            flush=True,
-        )
+        lock = stack.enter_context(run_lock.RunLock(directory))
         try:
-            outcome = loop.train(recipe, state, directory, strategy, sources, execution)
+            run = prepare(arguments, directory, lock)
+            if strategies.is_chief(run.strategy):
+                start(run, lock)
+            else:  # one machine talks
+                stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+        except (ValueError, OSError) as error:
+            sys.exit(f"train.py: {error}")
+        announce(run, arguments.recipe, devices)
+        try:
+            outcome = loop.train(run.recipe, run.state, directory, run.strategy, run.sources, execution, run.record)
         except (
             loop.NotFiniteError,
             evaluation.UnreadableImageError,
@@ -130,7 +217,7 @@ def main(argv=None):
             strategies.DisagreementError,
         ) as error:
             sys.exit(f"train.py: {error}")
-        return conclude(outcome, directory, sources[1].count)
+        return conclude(outcome, directory, run.sources[1].count)
 
 
 def conclude(outcome, directory, held_out):

@@ -218,7 +218,7 @@ def boxes(ratio, height, width, seed):
     return (rows[:, :, None] * columns[:, None, :])[..., None]
 
 
-def mixed_batch(images, labels, weights, seed, classes, mixup, cutmix, threshold=None):
+def mixed_batch(images, labels, weights, seed, classes, mixup, cutmix):
     """Mixes each example with the one that stands opposite in the batch, by MixUp or by CutMix with equal chances.
 
     Each example draws its own mixing ratio (timm: one for a GPU's whole batch).
@@ -230,8 +230,6 @@ def mixed_batch(images, labels, weights, seed, classes, mixup, cutmix, threshold
         classes: number of classes.
         mixup, cutmix: alpha of the Beta distribution of the mixing ratio; 0 leaves a method out,
             both 0 leave the images as they are.
-        threshold: None, or the target above which a class of a mixed image counts as fully there, for losses that ask
-            about each class by itself.
 
     Returns:
         (images uint8, targets float32 (batch, classes), weights): an example with an unreadable half has weight 0.
@@ -251,7 +249,5 @@ def mixed_batch(images, labels, weights, seed, classes, mixup, cutmix, threshold
     mixed = own * pixels + (1.0 - own) * pixels[::-1]
     ratio = tf.reduce_mean(own, axis=(1, 2))  # (batch, 1)
     targets = ratio * targets + (1.0 - ratio) * targets[::-1]
-    if threshold is not None:
-        targets = tf.cast(targets > threshold, tf.float32)
     both = weights if not (mixup or cutmix) else weights * weights[::-1]
     return tf.cast(tf.round(mixed), tf.uint8), targets, both

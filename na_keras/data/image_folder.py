@@ -9,8 +9,11 @@ holds and what was ignored.
 """
 
 import collections
+import functools
+import hashlib
 import os
 import pathlib
+import stat
 
 import tensorflow as tf
 
@@ -147,6 +150,33 @@ def ignored_notes(folder, others, hidden):
     return notes
 
 
+def file_size(path):
+    """Bytes of a file; None of what is none, such as a folder or a link that leads nowhere."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def folder_details(folder, images):
+    """What tells one folder of images from another, wherever it lies: how many images a class has, and a digest of the
+    files' names and sizes in the order of the examples.
+
+    Args:
+        folder: of the split.
+        images: {class name: paths}.
+    """
+    digest = hashlib.sha256()
+    for paths in images.values():
+        for path in paths:
+            digest.update(os.fsencode(path.relative_to(folder)) + f"\0{file_size(path)}\n".encode())
+    return {
+        "images_per_class": {name: len(paths) for name, paths in images.items()},
+        "sha256_of_names_and_sizes": digest.hexdigest(),
+    }
+
+
 def find_classes(data_dir, split, class_names):
     """(folder of the split, class names in the order of their labels); see `image_folder`."""
     folder = split_folder(data_dir, split)
@@ -206,4 +236,5 @@ def image_folder(split, data_dir, class_names=None):
     def read(entry):
         return {**entry, "image": tf.io.read_file(entry["name"])}
 
-    return Source(f"{folder}", tuple(classes), len(files), FileExamples(entries, read), tuple(notes))
+    details = functools.partial(folder_details, folder, images)
+    return Source(f"{folder}", tuple(classes), len(files), FileExamples(entries, read), tuple(notes), details)

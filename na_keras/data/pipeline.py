@@ -28,6 +28,15 @@ def epoch_seed(seed, epoch):
     return seed * 100_003 + epoch
 
 
+def loading(load, blank, skip_unreadable):
+    """A dataset transformation: `load(example)`, (image, label, weight), of each example; with `skip_unreadable` the
+    `blank` image with weight 0 in place of one that cannot be loaded.
+    """
+    if skip_unreadable:
+        return or_else(load, lambda example: (blank, example["label"], 0.0))
+    return lambda examples: examples.map(load, tf.data.AUTOTUNE)
+
+
 def or_else(load, replace):
     """A dataset transformation: `load(example)` for each example, or `replace(example)` where loading it fails."""
 
@@ -63,8 +72,8 @@ def training_batches(
         batch_size: examples per batch, all replicas together.
         size: pixels of the images' sides.
         rand_augment: None, or the magnitude of `augmentation.rand_augment`.
-        mix: None, or {"mixup": alpha, "cutmix": alpha, "threshold": number or None} of `augmentation.mixed_batch`; then
-            labels are float32 (portion, classes). Examples are mixed within a machine's part of the batch.
+        mix: None, or {"mixup": alpha, "cutmix": alpha} of `augmentation.mixed_batch`; then labels are float32 (portion,
+            classes). Examples are mixed within a machine's part of the batch.
         skip_unreadable: give an image that cannot be opened or decoded the weight 0 instead of stopping.
         context: tf.distribute.InputContext, which machine this is and how many replicas there are.
         **crop: `area`, `aspect`, `flip`, `antialias`, `exif_orientation` of `preprocessing.training_image`.
@@ -90,15 +99,10 @@ def training_batches(
             image = augmentation.rand_augment(image, tf.random.fold_in(image_seed, -1), rand_augment)
         return image, example["label"], 1.0
 
-    def blank(example):
-        return tf.zeros((size, size, 3), tf.uint8), example["label"], 0.0
-
     machines, machine = context.num_input_pipelines, context.input_pipeline_id
+    blank = tf.zeros((size, size, 3), tf.uint8)
     examples = examples.skip(first_step * batch_size).shard(machines, machine)
-    if skip_unreadable:
-        images = examples.apply(or_else(load, blank))
-    else:
-        images = examples.map(load, tf.data.AUTOTUNE)
+    images = examples.apply(loading(load, blank, skip_unreadable))
     portion = batch_size // context.num_replicas_in_sync
     if mix is None:
         return images.batch(portion, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
@@ -112,31 +116,35 @@ def training_batches(
     return own.map(mixed, tf.data.AUTOTUNE).rebatch(portion, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
 
 
-def evaluation_batches(source, *, batch_size, resize, size, exif_orientation=True, context=ONE_DEVICE):
+def evaluation_batches(
+    source, *, batch_size, resize, size, exif_orientation=True, skip_unreadable=False, context=ONE_DEVICE
+):
     """Every example once, in the stored order, in full batches: the last ones are filled up with weight 0.
 
     Args:
         source: na_keras.data.source.Source.
         batch_size: examples per batch, all replicas together.
         resize, size, exif_orientation: see `preprocessing.evaluation_image`.
+        skip_unreadable: give an image that cannot be opened or decoded the weight 0 instead of stopping.
         context: tf.distribute.InputContext, which machine this is and how many replicas there are.
 
     Returns:
         tf.data.Dataset of (uint8 (portion, size, size, 3), int64 labels (portion,), float32 weights 1 or 0
-        (portion,)), with portion = batch_size / replicas. Over all machines the weights add up to `source.count`.
+        (portion,)), with portion = batch_size / replicas. Over all machines the weights add up to `source.count`, less
+        the images that were skipped.
     """
-
     examples, read = source.unread(None)
 
     def load(example):
         image = preprocessing.evaluation_image(read(example)["image"], resize, size, exif_orientation)
         return image, example["label"], 1.0
 
+    blank = tf.zeros((size, size, 3), tf.uint8)
     machines, machine = context.num_input_pipelines, context.input_pipeline_id
     own = len(range(machine, source.count, machines))
     missing = -(-source.count // batch_size) * (batch_size // machines) - own
-    filler = tf.data.Dataset.from_tensors((tf.zeros((size, size, 3), tf.uint8), tf.constant(0, tf.int64), 0.0))
-    images = examples.shard(machines, machine).map(load, tf.data.AUTOTUNE)
+    filler = tf.data.Dataset.from_tensors((blank, tf.constant(0, tf.int64), 0.0))
+    images = examples.shard(machines, machine).apply(loading(load, blank, skip_unreadable))
     filled = images.concatenate(filler.repeat(missing))
     return filled.batch(batch_size // context.num_replicas_in_sync, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
 

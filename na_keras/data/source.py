@@ -35,6 +35,8 @@ class Source:
             {"image": scalar string, an encoded image; "label": int64; "index": int64, the same for the same image
             under every seed; "name": scalar string, for messages}. Equal seeds give equal orders.
         notes: lines for a person who starts a run: how many images each class has, what was ignored.
+        details: function without arguments that returns what tells this data from other data besides names and count:
+            a dictionary of JSON values, of files their counts and a digest, of TFDS the version.
     """
 
     name: str
@@ -42,6 +44,12 @@ class Source:
     count: int
     examples: Callable[[int | None], tf.data.Dataset]
     notes: tuple[str, ...] = ()
+    details: Callable[[], dict] = dict
+
+    @property
+    def summary(self):
+        """The notes, or without any a line with the counts."""
+        return self.notes or (f"{self.name}: {self.count} images in {len(self.class_names)} classes",)
 
     def unread(self, seed):
         """The elements of `examples(seed)` before their files are read, and the function that reads one of them."""

@@ -98,4 +98,8 @@ def tfds_source(name, split, data_dir):
 
         return dataset.map(example)
 
-    return Source(f"{name}/{found[0]}", tuple(features["label"].names), count, examples)
+    def details():
+        info = builder.info.splits[found[0]]
+        return {"version": builder.info.full_name, "split": found[0], "bytes": info.num_bytes}
+
+    return Source(f"{name}/{found[0]}", tuple(features["label"].names), count, examples, details=details)

@@ -113,10 +113,9 @@ def test_cutmix_pastes_a_box_and_counts_its_area():
     assert abs(areas.mean() - 0.32) < 0.13
 
 
-def test_both_methods_are_used_and_a_threshold_makes_targets_whole():
+def test_both_methods_are_used():
     images, labels, weights = batch()
-    mixed, targets, _ = mix(images, labels, weights, mixup=0.8, cutmix=1.0, threshold=0.2)
-    assert set(np.unique(targets)) == {0.0, 1.0} and set(targets.sum(axis=1)) <= {1.0, 2.0}
+    mixed, _, _ = mix(images, labels, weights, mixup=0.8, cutmix=1.0)
     kept = [((m == a) | (m == b)).all() for m, a, b in zip(mixed, images.numpy(), images.numpy()[::-1], strict=True)]
     assert 0.25 < np.mean(kept) < 0.75  # CutMix invents no pixel
 

@@ -104,6 +104,8 @@ def test_unknown_names_are_refused():
         load_source("mnits", "train")
     with pytest.raises(ValueError, match="train.*validation.*Received: 'test'"):
         load_source("digits", "test")
+    with pytest.raises(ValueError, match="For the images in photographs give --dataset=folder"):
+        load_source("digits", "train", "photographs")  # which would be ignored
 
 
 def on_machine(machine, machines=2, replicas=4, **options):
@@ -138,7 +140,7 @@ def test_evaluation_counts_every_image_once_on_several_machines(count):
 
 
 def test_mixed_batches_can_start_at_any_step_and_hold_shares_of_classes():
-    mix = {"mixup": 0.2, "cutmix": 1.0, "threshold": None}
+    mix = {"mixup": 0.2, "cutmix": 1.0}
     options = {"seed": 3, "epoch": 0, "batch_size": 64, "mix": mix, "rand_augment": 6.0, **OPTIONS}
     whole = list(pipeline.training_batches(digits("train"), first_step=18, **options))
     rest = list(pipeline.training_batches(digits("train"), first_step=20, **options))
@@ -192,5 +194,9 @@ def test_an_unreadable_image_is_left_out_only_when_asked_for_and_moves_no_other(
         assert position or list(np.flatnonzero(~kept)) == [10]
         np.testing.assert_array_equal(labels, whole[position][1])
         np.testing.assert_array_equal(images.numpy()[kept], whole[position][0].numpy()[kept])
-    with pytest.raises(tf.errors.InvalidArgumentError):  # never in evaluation
-        list(pipeline.evaluation_batches(damaged(0), batch_size=64, resize=36, size=32))
+    evaluation = {"batch_size": 64, "resize": 36, "size": 32}
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        list(pipeline.evaluation_batches(damaged(1), **evaluation))
+    left = list(pipeline.evaluation_batches(damaged(1), skip_unreadable=True, **evaluation))
+    assert [int(weight) for weight in left[0][2][:3]] == [1, 0, 1] and len(left) == 23
+    assert sum(float(tf.reduce_sum(weights)) for _, _, weights in left) == 1437 - 1

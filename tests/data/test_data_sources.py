@@ -32,6 +32,11 @@ def test_imagenet_is_prepared_from_its_archives_once(imagenet, capsys):
     assert len(train.class_names) == 1000 and train.class_names[0] == "n01440764"
     labels = {int(example["label"]) for example in train.examples(None)}
     assert labels == set(range(100, 110))
+    for source, split in ((train, "train"), (validation, "validation")):
+        details = source.details()
+        assert (
+            details["version"].startswith("imagenet2012/5.") and details["split"] == split and details["bytes"] > 1000
+        )
     first = next(iter(train.examples(None)))
     assert first["name"].numpy().startswith(b"n0") and first["image"].numpy().startswith(b"\xff\xd8\xff")
 
@@ -167,7 +172,9 @@ def test_a_trained_networks_classes_need_no_train_folder(folder):
     # The test split can be asked for beside a validation split.
     add_image(folder / "test" / "cat" / "0.png")
     assert [load_source("folder", split, folder).count for split in ("validation", "test")] == [4, 1]
-    with pytest.raises(ValueError, match="must have the 2 classes cat, dog .*Received: 10 classes 0, 1"):
+    with pytest.raises(
+        ValueError, match=r"the 2 classes cat, dog\. Received: 10 classes 0, 1.*Class 0 is '0', not 'cat'"
+    ):
         load_source("digits", "validation", class_names=("cat", "dog"))
 
 

@@ -3,6 +3,8 @@
 python tests/helpers/tiny_network.py ARGUMENTS     # training/train.py with that network
 """
 
+import contextlib
+import io
 import pathlib
 import sys
 
@@ -24,6 +26,18 @@ def tiny(input_shape, classes, classifier_activation, attention, synchronized_ba
     x = keras.layers.Dropout(0.2)(keras.layers.GlobalAveragePooling2D()(keras.layers.ReLU()(x)))
     predictions = keras.layers.Dense(classes, classifier_activation, dtype="float32", name="predictions")
     return keras.Model(image, predictions(x), name="tiny")
+
+
+def train_here(directory, *arguments):
+    """train.py in this process, for the time that a start of TensorFlow takes: (exit code or message, output)."""
+    import train
+
+    with contextlib.redirect_stdout(io.StringIO()) as output, contextlib.redirect_stderr(output):
+        try:
+            code = train.main([str(argument) for argument in ("--run-dir", directory, *arguments)])
+        except SystemExit as error:
+            code = error.code
+    return code, output.getvalue()
 
 
 if __name__ == "__main__":

@@ -68,6 +68,24 @@ def test_loss_curves_are_the_histories():
     assert [text.get_text() for text in training.get_legend().get_texts()] == ["a", "b"]
 
 
+def test_losses_of_different_kinds_have_axes_of_their_own():
+    rows = [{"epoch": "1", "loss": "0.02", "validation_loss": "2.5", "top1": ".1", "validation_top1": ".2"}]
+    labels = lambda figure: [(axes.get_ylabel(), len(axes.lines)) for axes in figure.axes]  # noqa: E731
+    assert labels(plots.history_curves(rows, "t")) == [("cross-entropy", 2), ("top-1 accuracy, %", 2)]
+    assert labels(plots.history_curves(rows, "t", "binary_cross_entropy")) == [
+        ("binary cross-entropy", 1),
+        ("cross-entropy", 1),
+        ("top-1 accuracy, %", 2),
+    ]
+    binary = {"b": "binary_cross_entropy"}
+    assert labels(plots.loss_curves({"a": rows, "b": rows}, binary)) == [
+        ("cross-entropy", 1),
+        ("binary cross-entropy", 1),
+        ("cross-entropy", 2),
+    ]
+    assert labels(plots.loss_curves({"b": rows}, binary)) == [("binary cross-entropy", 1), ("cross-entropy", 1)]
+
+
 def test_heat_maps_have_a_row_per_network_below_the_images(runs, tmp_path):
     output = tmp_path / "maps.png"
     networks = [f"vanilla={runs / 'vanilla/model.keras'}", f"NA={runs / 'na/model.keras'}"]
@@ -155,5 +173,6 @@ def test_bad_flags_are_refused():
     for arguments, message in (
         (["loss", "a=b", "--output", "x.pdf"], "ends in .png"),
         (["gates", "a=b", "--output", "x.png", "--count", "0"], "--count: must be a whole number of at least 1"),
+        (["gates", "a=b", "--output", "x.png", "--images", "c.jpg", "--dataset", "digits"], "instead of a dataset's"),
     ):
         assert message in error_of("training/figures.py", *arguments)

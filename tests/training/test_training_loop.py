@@ -13,6 +13,7 @@ from programs import ROOT
 from small_training import BATCH, DEMO, GO_ON, largest_difference, small_network, weights_after
 from tiny_network import tiny
 
+import recipes
 from engine import checkpoints, evaluation, loop, optimization, strategies
 from engine import steps as compiled
 from engine.training_state import TrainingState
@@ -124,11 +125,11 @@ def test_a_run_that_dies_in_its_evaluation_loses_no_step_and_doubles_no_row(tmp_
     whole = go(tmp_path / "whole")
     evaluate, calls = evaluation.evaluate, []
 
-    def dying(*arguments):
+    def dying(*arguments, **options):
         calls.append(arguments)
         if len(calls) == 1:
             raise InterruptedError("the machine is gone")
-        return evaluate(*arguments)
+        return evaluate(*arguments, **options)
 
     monkeypatch.setattr(evaluation, "evaluate", dying)
     with pytest.raises(InterruptedError):
@@ -188,6 +189,39 @@ def test_label_smoothing_spreads_a_share_over_all_classes():
     assert loss == pytest.approx(-np.sum([0.8, 0.1, 0.1] * np.log(probabilities)), rel=1e-5)
 
 
+def test_smoothing_of_binary_cross_entropy_is_timms_and_comes_before_the_threshold():
+    """timm's BinaryCrossEntropy: a class that is not there gets smoothing / classes."""
+    logits = np.array([[3.0, -1.0, 0.5, -6.0]])
+
+    def loss_of(targets, **options):
+        outputs = tf.constant(logits, tf.float32)
+        (loss,) = compiled.example_losses(tf.constant(targets), outputs, "binary_cross_entropy", **options).numpy()
+        return loss
+
+    def expected(targets):  # -t log sigmoid(z) - (1 - t) log (1 - sigmoid(z)) = log(1 + exp(z)) - t z
+        return np.mean(np.log1p(np.exp(logits)) - np.array(targets) * logits)
+
+    assert loss_of([0], label_smoothing=0.2) == pytest.approx(expected([0.85, 0.05, 0.05, 0.05]), rel=1e-5)
+    # The threshold makes whole what smoothing left of a hard label; shares of mixed images are smoothed first, too.
+    assert loss_of([0], label_smoothing=0.2, target_threshold=0.2) == pytest.approx(expected([1, 0, 0, 0]), rel=1e-5)
+    more, less, smoothing = [[0.74, 0.26, 0.0, 0.0]], [[0.76, 0.24, 0.0, 0.0]], {"label_smoothing": 0.2}
+    assert loss_of(more, target_threshold=0.25) == pytest.approx(expected([1, 1, 0, 0]), rel=1e-5)
+    assert loss_of(less, target_threshold=0.25) == pytest.approx(expected([1, 0, 0, 0]), rel=1e-5)
+    # .26 * .8 + .2 / 4 = .258, .24 * .8 + .05 = .242
+    assert loss_of(more, target_threshold=0.257, **smoothing) == pytest.approx(expected([1, 1, 0, 0]), rel=1e-5)
+    assert loss_of(less, target_threshold=0.241, **smoothing) == pytest.approx(expected([1, 1, 0, 0]), rel=1e-5)
+    assert loss_of(less, target_threshold=0.243, **smoothing) == pytest.approx(expected([1, 0, 0, 0]), rel=1e-5)
+
+
+def test_a_recipe_without_smoothing_has_the_loss_of_its_shares():
+    """A3: thresholds at .2 what mixing left, and nothing else."""
+    logits, shares = np.array([[2.0, -1.0, 0.5]], "float32"), np.array([[0.7, 0.3, 0.0]], "float32")
+    (a3,) = compiled.recipe_losses(recipes.RECIPES["resnet50-a3"], tf.constant(shares), tf.constant(logits)).numpy()
+    assert a3 == pytest.approx(np.mean(np.log1p(np.exp(logits)) - np.array([1, 1, 0]) * logits), rel=1e-5)
+    (demo,) = compiled.recipe_losses(DEMO, tf.constant(shares), tf.constant(logits)).numpy()
+    assert demo == pytest.approx(-np.sum(shares * (logits - np.log(np.exp(logits).sum()))), rel=1e-5)
+
+
 def test_example_sums_count_top_1_and_top_5():
     probabilities = tf.constant([[0.3, 0.2, 0.2, 0.15, 0.1, 0.05]] * 4)
     labels, weights = tf.constant([0, 1, 5, 0], tf.int64), tf.constant([1.0, 1.0, 1.0, 0.0])
@@ -198,6 +232,9 @@ def test_example_sums_count_top_1_and_top_5():
     np.testing.assert_allclose(constant, [10.0, 1.0, 5.0, 10.0])
     few = compiled.example_sums(tf.ones(2), tf.constant([0, 1]), tf.constant([[0.6, 0.4]] * 2), tf.ones(2))
     np.testing.assert_allclose(few, [2.0, 1.0, 2.0, 2.0])
+    # Of five classes, all of them are among the best five.
+    assert compiled.means(few, 2) == {"loss": 1.0, "top1": 0.5} == compiled.means(few, 5)
+    assert compiled.means(sums, 6) == {"loss": 2.0, "top1": pytest.approx(1 / 3), "top5": pytest.approx(2 / 3)}
 
 
 def test_schedule_warms_up_and_ends_at_zero():
@@ -208,6 +245,17 @@ def test_schedule_warms_up_and_ends_at_zero():
         dataclasses.replace(DEMO, epochs=10, warmup_epochs=0, learning_rate=0.5), 100
     )
     assert float(no_warmup(0)) == 0.5
+
+
+def test_a_step_schedule_warms_up_and_drops_where_it_would_have_without():
+    fields = {"schedule": "step", "epochs": 6, "decay_epochs": 2, "learning_rate": 0.5}
+    cold, warm = (
+        optimization.make_schedule(dataclasses.replace(DEMO, warmup_epochs=warmup, **fields), 10) for warmup in (0, 1)
+    )
+    assert isinstance(cold, keras.optimizers.schedules.PiecewiseConstantDecay)  # as without the option
+    np.testing.assert_allclose([float(warm(step)) for step in (0, 5, 9)], [0.0, 0.25, 0.45], rtol=1e-6)
+    assert all(float(warm(step)) == float(cold(step)) for step in range(10, 60))
+    np.testing.assert_allclose([float(warm(step)) for step in (10, 19, 20, 40)], [0.5, 0.5, 0.05, 0.005], rtol=1e-6)
 
 
 def test_strategies_check_their_arguments(two_replicas, monkeypatch):
@@ -222,6 +270,11 @@ def test_strategies_check_their_arguments(two_replicas, monkeypatch):
     with pytest.raises(ValueError, match="with --strategy=mirrored. Received: 2 with strategy 'none'"):
         strategies.make_strategy("none", 2)
     assert two_replicas.num_replicas_in_sync == 2
+    monkeypatch.setattr(strategies, "machines", lambda strategy: 2)
+    strategies.check_same_data(two_replicas, 2**40 - 1)
+    monkeypatch.setattr(strategies, "total", lambda strategy, value: value + 3.0)  # one machine's own, and another's
+    with pytest.raises(strategies.DisagreementError, match="do not see the same data"):
+        strategies.check_same_data(two_replicas, 5)
     with pytest.raises(ValueError, match="divisible by the 2 replicas. Received: 33; the nearest that is: 32"):
         strategies.check_batch_size(33, two_replicas)
     with pytest.raises(ValueError, match="2 replicas times 4 accumulated slices. Received: 12"):

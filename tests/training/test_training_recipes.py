@@ -1,6 +1,7 @@
 """The recipes' numbers against the paper and the released code."""
 
 import dataclasses
+import json
 
 import keras
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import recipe_fields
 import recipes
 import train
-from engine import optimization
+from engine import optimization, run_directory
 from engine.training_state import make_model
 from na_keras import NAMobileNetV2, TimmLamb
 
@@ -89,7 +90,8 @@ def test_the_modern_recipe_is_procedure_a3():
     numbers = (recipe.epochs, recipe.batch_size, recipe.learning_rate, recipe.weight_decay, recipe.warmup_epochs)
     assert numbers == (100, 2048, 8e-3, 0.02, 5)
     assert (recipe.size, recipe.resolved_evaluation_size, recipe.evaluation_resize) == (160, 224, 235)
-    assert recipe.mix == {"mixup": 0.1, "cutmix": 1.0, "threshold": 0.2} and recipe.rand_augment == 6
+    assert recipe.mix == {"mixup": 0.1, "cutmix": 1.0} and recipe.rand_augment == 6
+    assert (recipe.loss, recipe.target_threshold, recipe.label_smoothing) == ("binary_cross_entropy", 0.2, 0)
     variables = NAMobileNetV2(alpha=0.35).trainable_variables
     optimizer = optimization.make_optimizer(recipe, 0.1, variables)
     assert isinstance(optimizer, TimmLamb) and optimizer.weight_decay == 0.02
@@ -118,7 +120,11 @@ def test_every_recipe_resolves(name):
         ({"loss": "hinge"}, "loss must be one of .*'binary_cross_entropy'.*Received: 'hinge'"),
         ({"rand_augment": 11}, "rand_augment must be between 0 and 10"),
         ({"ema_decay": 1.5}, "ema_decay must be between 0 and 1"),
-        ({"evaluation_size": 64}, "evaluation_resize must be at least 64. Received: 48"),
+        ({"evaluation_size": 64, "evaluation_resize": 48}, "evaluation_resize must be at least 64. Received: 48"),
+        (
+            {"no_weight_decay": ("bias$", "(")},
+            r"no_weight_decay: expected regular expressions. Received: '\(': missing \)",
+        ),
         ({"crop_area": (0.5, 0.2)}, "crop_area must be a range"),
         ({"crop_area": (0.5, 1.2)}, "crop_area must be a range"),
     ],
@@ -161,6 +167,79 @@ def test_sync_bn_reaches_every_batch_norm(synchronized):
     resnet = make_model(recipes.get_recipe("digits-demo", model="ResNet18"), 10, synchronized, 48)
     norms = [layer for layer in resnet.layers if isinstance(layer, keras.layers.BatchNormalization)]
     assert {layer.synchronized for layer in norms} == {synchronized}
+
+
+NO_EFFECT = [
+    ("digits-demo", {"optimizer": "lamb", "momentum": 0.9}, "momentum", "--optimizer=sgd"),
+    ("digits-demo", {"decay_epochs": 30}, "decay-epochs", "--schedule=step"),
+    ("mobilenetv2-paper", {"decay_factor": 0.5}, "decay-factor", "--schedule=step"),
+    ("resnet50-paper", {"target_threshold": 0.2, "mixup": 0.1}, "target-threshold", "--loss=binary_cross_entropy"),
+    (
+        "resnet50-paper",
+        {"target_threshold": 0.2, "loss": "binary_cross_entropy"},
+        "target-threshold",
+        "--mixup or --cutmix or --label-smoothing",
+    ),
+    ("resnet50-paper", {"no_weight_decay": ("bias$",), "weight_decay": 0.0}, "no-weight-decay", "--weight-decay"),
+]
+
+
+@pytest.mark.parametrize(("name", "given", "flag", "needed"), NO_EFFECT)
+def test_a_flag_without_effect_is_refused_and_says_what_it_needs(name, given, flag, needed):
+    recipe = recipes.get_recipe(name, **given)
+    with pytest.raises(ValueError, match=f"^--{flag} has no effect without {needed}. Add that, or leave --{flag} out"):
+        recipes.check_effects(recipe, given)
+    # Following the advice, either way.
+    recipes.check_effects(recipe, set(given) - {flag.replace("-", "_")})
+    for advice in needed.split(" or "):
+        other, _, value = advice.removeprefix("--").partition("=")
+        followed = {**given, other.replace("-", "_"): value or 0.1}
+        recipes.check_effects(recipes.get_recipe(name, **followed), followed)
+
+
+def test_every_field_with_a_need_is_tried_above_and_inherited_values_are_no_mistake():
+    needing = {field.name for field in dataclasses.fields(recipes.Recipe) if field.metadata["needs"]}
+    assert needing == {flag.replace("-", "_") for _, _, flag, _ in NO_EFFECT}
+    for name in recipes.RECIPES:
+        for given in ({"optimizer": "lamb"}, {"schedule": "cosine"}, {"schedule": "step"}, {"loss": "cross_entropy"}):
+            recipes.check_effects(recipes.get_recipe(name, **given), given)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "resize"),
+    [
+        ("resnet50-paper", {"size": 128}, 146),  # 128 * 256 / 224
+        ("mobilenetv2-released-code", {"size": 96}, 110),
+        ("digits-demo", {"size": 96}, 96),
+        ("resnet50-a3", {"size": 128}, 235),  # still tested at 224
+        ("resnet50-a3", {"evaluation_size": 256}, 269),
+        ("resnet50-paper", {"size": 128, "evaluation_resize": 150}, 150),
+        ("resnet50-paper", {"batch_size": 8}, 256),
+    ],
+)
+def test_the_evaluations_resize_follows_the_size_unless_it_is_given(name, given, resize):
+    assert recipes.get_recipe(name, **given).evaluation_resize == resize
+
+
+def test_a_run_of_before_the_resize_followed_the_size_keeps_its_own(tmp_path):
+    arguments = train.parse_arguments(["--recipe", "resnet50-paper", "--size", "128"])
+    assert train.resolved_recipe(arguments, tmp_path).evaluation_resize == 146
+    for stored in (256, 146):
+        older = dataclasses.replace(recipes.RECIPES["resnet50-paper"], size=128, evaluation_resize=stored)
+        decided = run_directory.as_json("resnet50-paper", older, replicas=1, sync_bn=False)
+        run_directory.write_text(tmp_path / "recipe.json", json.dumps(decided))
+        recipe = train.resolved_recipe(arguments, tmp_path)
+        assert run_directory.check(tmp_path, run_directory.as_json("resnet50-paper", recipe, replicas=1, sync_bn=False))
+
+
+def test_only_given_patterns_must_find_a_variable():
+    """A recipe's own may be of another network than --model's."""
+    variables = NAMobileNetV2(alpha=0.35).trainable_variables
+    optimization.check_no_weight_decay(recipes.RECIPES["mobilenetv2-released-code"].no_weight_decay, variables)
+    with pytest.raises(
+        ValueError, match=r"'biass\$' is found in none of the \d+ variables' paths, such as Conv1/kernel"
+    ):
+        optimization.check_no_weight_decay(["bias$", "biass$"], variables)
 
 
 def test_recipe_overrides():

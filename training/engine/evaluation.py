@@ -24,26 +24,32 @@ def naming_unreadable_images(source, *position):
         raise UnreadableImageError(f"{source.name}: the image {found[0]} cannot be decoded: {found[1]}") from error
 
 
-def evaluate(strategy, evaluate_steps, source, batch_size, resize, size, exif_orientation):
+def evaluate(strategy, evaluate_steps, source, *, batch_size, **options):
     """Means over every example of the source, and how many that were.
 
     Args:
         strategy, evaluate_steps: of steps.make_evaluate_steps.
         source: na_keras.data.source.Source.
         batch_size: examples per step, all replicas together.
-        resize, size, exif_orientation: see na_keras.preprocessing.evaluation_image.
+        **options: `resize`, `size`, `exif_orientation`, `skip_unreadable` of pipeline.evaluation_batches.
 
     Raises:
-        UnreadableImageError: an image does not decode; in evaluation none is ever skipped.
+        UnreadableImageError: an image cannot be opened or decoded, and is not to be skipped; or none can.
     """
 
-    options = {"batch_size": batch_size, "resize": resize, "size": size, "exif_orientation": exif_orientation}
-
     def batches(context):
-        return pipeline.evaluation_batches(source, **options, context=context)
+        return pipeline.evaluation_batches(source, batch_size=batch_size, **options, context=context)
 
     iterator = iter(strategy.distribute_datasets_from_function(batches))
     with naming_unreadable_images(source, None, 0, 0, batch_size):
         count = tf.constant(-(-source.count // batch_size))
         sums = evaluate_steps(iterator, count, steps.NO_SUMS, tf.constant(0.0))["sums"].numpy()
-    return steps.means(sums), int(sums[-1])
+    if not sums[-1]:
+        raise UnreadableImageError(f"{source.name}: none of the {source.count} images can be opened and decoded")
+    return steps.means(sums, len(source.class_names)), int(sums[-1])
+
+
+def in_words(means):
+    """Means of an evaluation for a person; its loss is the cross-entropy, whatever the network was trained with."""
+    accuracies = [f"{name.replace('top', 'top-')} {100 * means[name]:.2f} %" for name in means if name != "loss"]
+    return ", ".join([*accuracies, f"cross-entropy {means['loss']:.4f}"])

@@ -15,6 +15,7 @@ import tensorflow as tf
 import plots
 import recipes
 from engine import checkpoints, evaluation, run_directory, steps, strategies
+from engine.data_record import DataRecord
 from engine.report import Report
 from engine.training_state import TrainingState, make_model
 from na_keras.data import pipeline
@@ -34,6 +35,17 @@ def augmentation_options(recipe):
         "exif_orientation": recipe.exif_orientation,
         "rand_augment": recipe.rand_augment,
         "mix": recipe.mix,
+        "skip_unreadable": recipe.skip_unreadable,
+    }
+
+
+def evaluation_options(recipe):
+    """What of a recipe evaluation.evaluate takes."""
+    return {
+        "batch_size": recipe.batch_size,
+        "resize": recipe.evaluation_resize,
+        "size": recipe.resolved_evaluation_size,
+        "exif_orientation": recipe.exif_orientation,
         "skip_unreadable": recipe.skip_unreadable,
     }
 
@@ -134,6 +146,7 @@ class Loop:
         directory: of the started run.
         strategy: tf.distribute.Strategy.
         training, validation: the two sources.
+        record: DataRecord of them, or None for none.
     """
 
     recipe: recipes.Recipe
@@ -143,22 +156,29 @@ class Loop:
     training: Source
     validation: Source
     execution: Execution
+    record: DataRecord | None = None
 
     def __post_init__(self):
         state, recipe = self.state, self.recipe
         self.chief = strategies.is_chief(self.strategy)
         self.alone = strategies.machines(self.strategy) == 1
-        self.steps_per_epoch = self.training.count // recipe.batch_size
-        self.total = recipe.epochs * self.steps_per_epoch
+        self.epochs, self.classes = state.epochs, len(self.training.class_names)
+        if self.record:
+            self.epochs.shift = self.record.shift
         self.folder = self.directory / run_directory.CHECKPOINTS
         options = {"loss_scale": state.loss_scale, "averaged": state.averaged, "xla": self.execution.xla}
         self.train_steps = steps.make_train_steps(self.strategy, state.model, state.optimizer, recipe, **options)
         predict = lambda images: state.evaluated_model(images, training=False)  # noqa: E731
         self.evaluate_steps = steps.make_evaluate_steps(self.strategy, predict)
-        self.report = Report(self.directory, recipe, self.steps_per_epoch, state.schedule, self.chief)
+        self.report = Report(self.directory, recipe, self.classes, self.epochs, state.schedule, self.chief)
         self.rows = []
         self.interruption = None
         self.stopped = False  # on all machines alike
+
+    @property
+    def total(self):
+        """Steps of the whole run."""
+        return self.epochs.first_step(self.recipe.epochs)
 
     def restore(self):
         """Continues from the newest checkpoint, if there is one; whether its epoch's evaluation is still to be done."""
@@ -166,13 +186,32 @@ class Loop:
             restored = checkpoints.restore(self.state.checkpoint, self.folder)
         step = self.state.step
         strategies.check_same_step(self.strategy, step)
+        if self.record:
+            strategies.check_same_data(self.strategy, self.record.fingerprint)
+            if self.record.accepted:
+                self.accept_data(step)
+        if step + self.epochs.shift < 0:
+            raise checkpoints.CheckpointError(
+                f"{restored} is of before the data was changed, after step {step}, and later ones cannot be read."
+            )
         if restored:
             print(f"Resuming from {restored}: step {step} of {self.total}")
         # A checkpoint at an epoch's end that still holds the epoch's sums is of before its evaluation.
-        epochs, rest = divmod(step, self.steps_per_epoch)
+        epochs, rest = self.epochs.position(step)
         unevaluated = step > 0 and rest == 0 and bool(self.state.partial_sums.numpy()[-1] > 0)
         self.rows = run_directory.read_history(self.directory, epochs - int(unevaluated))
         return unevaluated
+
+    def accept_data(self, step):
+        """Goes on with other data, from the beginning of the epoch in which the run stands."""
+        repeated = self.record.accept(self.epochs, step, self.recipe.batch_size)
+        if repeated:
+            print(f"The unfinished epoch begins again with the new data; {repeated} steps were done with the old.")
+            self.state.partial_sums.assign(steps.NO_SUMS)
+            # Before the record: the sums that the checkpoint held would pass for a whole epoch's.
+            self.save(step)
+        if self.chief:
+            self.record.write(self.directory, self.epochs.shift, step)
 
     def save(self, step):
         """Writes a checkpoint, if the weights are finite."""
@@ -182,11 +221,11 @@ class Loop:
 
     def train_epoch(self, step, stop):
         """Trains to the end of the epoch in which `step` lies, to `stop`, or to an interruption; returns the step."""
-        epoch, first = divmod(step, self.steps_per_epoch)
+        epoch, first = self.epochs.position(step)
         iterator = epoch_iterator(self.strategy, self.training, self.recipe, epoch, first)
         self.report.start_epoch(step, self.total)
         every = self.execution.checkpoint_every
-        end = min((epoch + 1) * self.steps_per_epoch, stop)
+        end = min(self.epochs.first_step(epoch + 1), stop)
         while step < end and not self.stopped:
             count = min(self.execution.steps_per_call, end - step, every - step % every)
             self.call(iterator, step, count)
@@ -199,7 +238,7 @@ class Loop:
 
     def call(self, iterator, step, count):
         """One call of the compiled function: `count` steps from `step` on."""
-        epoch, first = divmod(step, self.steps_per_epoch)
+        epoch, first = self.epochs.position(step)
         asked = tf.constant(float(self.interruption.signal is not None))
         with evaluation.naming_unreadable_images(self.training, self.recipe.seed, epoch, first, self.recipe.batch_size):
             result = self.train_steps(iterator, tf.constant(count), self.state.partial_sums.read_value(), asked)
@@ -214,22 +253,29 @@ class Loop:
         """Evaluates after the last step of an epoch, and writes the epoch's row of the history."""
         recipe, state = self.recipe, self.state
         sums = state.partial_sums.numpy()
+        if not sums[-1]:
+            raise evaluation.UnreadableImageError(
+                f"{self.training.name}: no image of this epoch can be opened and decoded"
+            )
         strategies.copy_from_first(self.strategy, state.evaluated_model.non_trainable_variables)
-        pixels = recipe.evaluation_resize, recipe.resolved_evaluation_size, recipe.exif_orientation
         validated, count = evaluation.evaluate(
-            self.strategy, self.evaluate_steps, self.validation, recipe.batch_size, *pixels
+            self.strategy, self.evaluate_steps, self.validation, **evaluation_options(recipe)
         )
         # The rate of the epoch's last step: the schedule's argument counts finished steps.
-        row = {"epoch": step // self.steps_per_epoch, "step": step, "learning_rate": float(state.schedule(step - 1))}
-        row |= steps.means(sums) | {f"validation_{name}": value for name, value in validated.items()}
+        rate = float(state.schedule(step - 1))
+        row = {"epoch": self.epochs.position(step)[0], "step": step, "learning_rate": rate}
+        row |= steps.means(sums, self.classes) | {f"validation_{name}": value for name, value in validated.items()}
         row["examples"] = int(sums[-1])
         self.rows.append(row)
         if self.chief:
             # Before the checkpoint: a run killed between the two evaluates again and writes the same row again.
             run_directory.write_history(self.directory, self.rows)
         overflows = int(state.loss_scale.overflows.numpy()) if state.loss_scale else 0
-        skipped = self.steps_per_epoch * recipe.batch_size - row["examples"]
-        self.report.end_epoch(row, count, skipped, overflows)
+        skipped = {
+            "training": self.epochs.steps * recipe.batch_size - row["examples"],
+            "held-out": self.validation.count - count,
+        }
+        self.report.end_epoch(row, validated, count, skipped, overflows)
         state.partial_sums.assign(steps.NO_SUMS)
         self.save(step)
 
@@ -238,12 +284,12 @@ class Loop:
         recipe, directory = self.recipe, self.directory
         if self.rows:
             title = f"{recipe.model}, attention {recipe.attention}, {recipe.dataset}"
-            plots.save(plots.history_curves(self.rows, title), directory / run_directory.CURVES)
+            plots.save(plots.history_curves(self.rows, title, recipe.loss), directory / run_directory.CURVES)
         if len(self.rows) == recipe.epochs:
-            save_network(recipe, self.state, len(self.training.class_names), directory)
+            save_network(recipe, self.state, self.classes, directory)
 
 
-def train(recipe, state, directory, strategy, sources, execution):
+def train(recipe, state, directory, strategy, sources, execution, record=None):
     """Trains to the recipe's last epoch, from the newest checkpoint in `directory` if there is one.
 
     Args:
@@ -253,6 +299,7 @@ def train(recipe, state, directory, strategy, sources, execution):
         strategy: tf.distribute.Strategy.
         sources: (training, validation), each a na_keras.data.source.Source.
         execution: Execution.
+        record: DataRecord of the sources; without one the data counts as that of the run so far.
 
     Returns:
         Outcome.
@@ -263,7 +310,7 @@ def train(recipe, state, directory, strategy, sources, execution):
         UnreadableImageError: an image does not decode.
         DisagreementError: several machines that do not see the same run directory.
     """
-    loop = Loop(recipe, state, directory, strategy, *sources, execution)
+    loop = Loop(recipe, state, directory, strategy, *sources, execution, record)
     unevaluated = loop.restore()
     step, stop = state.step, min(loop.total, execution.stop_after or loop.total)
     with Interruption() as loop.interruption:
@@ -271,7 +318,7 @@ def train(recipe, state, directory, strategy, sources, execution):
             loop.end_epoch(step)
         while step < stop and not loop.stopped:
             step = loop.train_epoch(step, stop)
-            if step % loop.steps_per_epoch == 0 and not loop.stopped:
+            if loop.epochs.position(step)[1] == 0 and not loop.stopped:
                 loop.end_epoch(step)
     if loop.chief:
         loop.write_results()

@@ -20,6 +20,38 @@ from na_keras import TimmLamb, TorchSGD
 AVERAGE_WARMUP = 10.0  # of tf.train.ExponentialMovingAverage: the first averages follow the weights closely
 
 
+class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
+    """Another schedule times a factor that rises from 0 to 1 during the first steps.
+
+    Args:
+        schedule: what follows, and goes on as if there had been no warm-up.
+        steps: of the rise, at least 1.
+    """
+
+    def __init__(self, schedule, steps):
+        self.schedule, self.steps = schedule, steps
+
+    def __call__(self, step):
+        """The learning rate after `step` steps."""
+        return tf.minimum(tf.cast(step, tf.float32) / self.steps, 1.0) * self.schedule(step)
+
+
+class Shifted(keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule of the epochs' steps as a schedule of the run's; see training_state.Epochs.
+
+    Attributes:
+        schedule: function of the steps that the epochs so far hold.
+        epochs: Epochs, whose shift is read when a step is traced.
+    """
+
+    def __init__(self, schedule, epochs):
+        self.schedule, self.epochs = schedule, epochs
+
+    def __call__(self, step):
+        """The learning rate after `step` steps of the run."""
+        return self.schedule(step + self.epochs.shift if self.epochs.shift else step)
+
+
 def make_schedule(recipe, steps_per_epoch):
     """Learning rate as a function of the number of finished steps."""
     warmup, total = recipe.warmup_epochs * steps_per_epoch, recipe.epochs * steps_per_epoch
@@ -29,13 +61,25 @@ def make_schedule(recipe, steps_per_epoch):
         # Keras keeps the old value up to and including a boundary.
         boundaries = [epoch * steps_per_epoch - 1 for epoch in drops]
         rates = [recipe.learning_rate * recipe.decay_factor**k for k in range(len(boundaries) + 1)]
-        return keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, rates)
+        schedule = keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, rates)
+        return WarmUp(schedule, warmup) if warmup else schedule
     return keras.optimizers.schedules.CosineDecay(
         initial_learning_rate=0.0 if warmup else recipe.learning_rate,
         decay_steps=max(1, total - warmup),
         warmup_target=recipe.learning_rate if warmup else None,
         warmup_steps=warmup,
     )
+
+
+def check_no_weight_decay(patterns, variables):
+    """Raises ValueError on a pattern of `no_weight_decay` that is found in no variable's path."""
+    paths = [variable.path for variable in variables]
+    for pattern in patterns:
+        if not any(re.search(pattern, path) for path in paths):
+            some = ", ".join(paths[:: max(1, len(paths) // 6)][:6])
+            raise ValueError(
+                f"--no-weight-decay: {pattern!r} is found in none of the {len(paths)} variables' paths, such as {some}"
+            )
 
 
 def make_optimizer(recipe, schedule, variables):

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 import progress
-from engine import run_directory, steps
+from engine import evaluation, run_directory, steps
 
 LOG_EVERY = 100  # steps between points in TensorBoard
 
@@ -15,11 +15,18 @@ class Report:
     """Tells a person how training goes.
 
     Only a chief's report writes files. The first call of a process, which compiles, is left out of the speeds.
+
+    Args:
+        directory: of the started run.
+        recipe: Recipe.
+        classes: how many.
+        epochs, schedule: of the TrainingState.
+        chief: whether this process writes the run directory.
     """
 
-    def __init__(self, directory, recipe, steps_per_epoch, schedule, chief):
+    def __init__(self, directory, recipe, classes, epochs, schedule, chief):
         self.directory, self.recipe, self.schedule, self.chief = directory, recipe, schedule, chief
-        self.steps_per_epoch = steps_per_epoch
+        self.classes, self.epochs = classes, epochs
         # In this epoch: steps, seconds, seconds of them waiting for input; and the same of the call that compiled.
         self.spent, self.compiling = np.zeros(3), np.zeros(3)
         self.called = False
@@ -32,8 +39,9 @@ class Report:
         if self.spent[0]:
             seconds = (total - step) * self.speed()["step_milliseconds"] / 1000
             remaining = f", about {seconds // 3600:.0f} h {seconds % 3600 / 60:.0f} min to go"
-        print(f"Epoch {step // self.steps_per_epoch + 1}/{self.recipe.epochs}{remaining}", flush=True)
-        self.progress = progress.Progress(self.steps_per_epoch, "steps", names=steps.SUMS[:-1])
+        print(f"Epoch {self.epochs.position(step)[0] + 1}/{self.recipe.epochs}{remaining}", flush=True)
+        names = [self.recipe.loss, *steps.statistics(self.classes)[1:]]
+        self.progress = progress.Progress(self.epochs.steps, "steps", names=names)
         self.spent, self.compiling, self.since = np.zeros(3), np.zeros(3), time.perf_counter()
 
     def after_call(self, step, count, sums, waited):
@@ -43,9 +51,11 @@ class Report:
         self.spent, self.since = self.spent + spent, now
         if not self.called:
             self.called, self.compiling = True, spent
-        means = steps.means(sums)
+        means = steps.means(sums, self.classes)
+        # The training loss under its own name: the held-out images' is always the cross-entropy.
+        shown = {self.recipe.loss if name == "loss" else name: value for name, value in means.items()}
         # A call's end is the epoch's end where the step divides.
-        self.progress.update((step - 1) % self.steps_per_epoch + 1, means, count)
+        self.progress.update(self.epochs.position(step - 1)[1] + 1, shown, count)
         if step // LOG_EVERY > (step - count) // LOG_EVERY:
             values = {f"epoch_so_far/{name}": value for name, value in means.items()}
             self.write(step, {**values, "learning_rate": float(self.schedule(step - 1)), **self.speed()})
@@ -68,14 +78,17 @@ class Report:
                 tf.summary.scalar(name, value)
         self.logs.flush()
 
-    def end_epoch(self, row, count, skipped, overflows):
-        """After the evaluation of an epoch, with its row of history.csv."""
+    def end_epoch(self, row, validated, count, skipped, overflows):
+        """After the evaluation of an epoch.
+
+        Args:
+            row: of history.csv.
+            validated, count: what evaluation.evaluate returned.
+            skipped: how many unreadable images were left out, {"training": ..., "held-out": ...}.
+            overflows: of the loss scale, since the start.
+        """
         self.write(row["step"], row)
-        print(
-            f"    held out ({count} images): loss {row['validation_loss']:.4f}, "
-            f"top-1 {100 * row['validation_top1']:.2f} %, top-5 {100 * row['validation_top5']:.2f} %",
-            flush=True,
-        )
+        print(f"    held out ({count} images): {evaluation.in_words(validated)}", flush=True)
         if self.spent[0]:  # not in a process that came for the evaluation only
             speed = self.speed()
             self.write(row["step"], speed)
@@ -86,7 +99,8 @@ class Report:
                 f"    {speed['images_per_second']:.0f} images/s, a step {speed['step_milliseconds']:.1f} ms, "
                 f"{speed['input_wait_milliseconds']:.1f} ms of it waiting for input"
             )
-        if skipped:
-            print(f"    WARNING: {skipped} unreadable training images were left out of this epoch")
+        for kind, number in skipped.items():
+            if number:
+                print(f"    WARNING: {number} unreadable {kind} images were left out of this epoch")
         if overflows:
             print(f"    {overflows} steps since the start overflowed in float16 and changed nothing")

@@ -1,10 +1,15 @@
 """The folder of a run: what decided it, what it has reached, what it made.
 
 recipe.json        the resolved recipe, replicas, --sync-bn, --precision and --xla, written before the first step; a
-                   resumed run must have the same
+                   resumed run must have the same, except for recipes.MAY_CHANGE
 environment.json   versions, command line, commit, devices, written before the first step, one entry per start
+data.json          what the data is: class names, counts, digests (data_record.py); a resumed run must have the same,
+                   unless --accept-data-change is given, which is recorded there
 labels.txt         class names, one a line
-history.csv        one row per epoch; holds nothing that depends on the clock, so equal runs have equal files
+lock               says that a process trains here, as long as it does (run_lock.py)
+history.csv        one row per epoch; holds nothing that depends on the clock, so equal runs have equal files. `loss` is
+                   the mean of the recipe's loss, with smoothing and mixing; `validation_loss` is always the plain
+                   cross-entropy. Without top-5 where there are five classes or fewer
 speed.csv          one row per epoch and start: images/s, and the milliseconds of a step
 checkpoints/       the two newest checkpoints
 tensorboard/       logs, with learning rate and images/s
@@ -29,7 +34,7 @@ from na_keras.files import replace_file, temporary_path
 
 RECIPE, ENVIRONMENT, LABELS, HISTORY = "recipe.json", "environment.json", "labels.txt", "history.csv"
 CURVES, MODEL, CHECKPOINTS, TENSORBOARD = "curves.png", "model.keras", "checkpoints", "tensorboard"
-SPEED = "speed.csv"
+SPEED, DATA, LOCK = "speed.csv", "data.json", "lock"
 # What a recipe.json means that was written before it held these.
 BEFORE = json.loads(json.dumps({**recipes.BEFORE, "precision": "float32", "xla": False}))
 PACKAGES = ("na-keras", "keras", "tensorflow", "numpy", "tensorflow-datasets")
@@ -73,7 +78,7 @@ def check(directory, decided):
         raise FileExistsError(f"{directory} is a file; it is kept. Choose another --run-dir.")
     # What a start that was killed before recipe.json leaves does not count.
     names = {path.name for path in directory.iterdir()} if directory.exists() else set()
-    unfinished_start = {ENVIRONMENT, LABELS}.union(*map(leftovers, (ENVIRONMENT, LABELS, RECIPE)))
+    unfinished_start = {ENVIRONMENT, LABELS, DATA, LOCK}.union(*map(leftovers, (ENVIRONMENT, LABELS, DATA, RECIPE)))
     if names <= unfinished_start:
         return False
     if (directory / MODEL).exists():
@@ -85,7 +90,7 @@ def check(directory, decided):
     stored, decided = read_recipe(directory), {**BEFORE, **decided}
     differences = [
         f"  {key}: {stored.get(key)!r} there, {decided.get(key)!r} asked for"
-        for key in sorted({*stored, *decided})
+        for key in sorted({*stored, *decided} - {*recipes.MAY_CHANGE})
         if stored.get(key) != decided.get(key)
     ]
     if differences:
@@ -146,7 +151,9 @@ def environment(strategy):
 
 
 def start(directory, decided, strategy, class_names):
-    """Writes what decides the run. A resumed run adds an entry to environment.json and changes nothing else."""
+    """Writes what decides the run. A resumed run adds an entry to environment.json, and changes nothing else but
+    recipes.MAY_CHANGE and class names that were accepted.
+    """
     this_start = environment(strategy)
     directory.mkdir(parents=True, exist_ok=True)
     starts = directory / ENVIRONMENT
@@ -167,9 +174,11 @@ def read_history(directory, epochs):
 
 
 def write_history(directory, rows):
-    """Replaces history.csv by these rows. Columns are those of the last; an older version's rows may lack some."""
+    """Replaces history.csv by these rows. Columns are those of the last; an older version's rows may lack some or have
+    more, such as the top-5 of three classes.
+    """
     text = io.StringIO()
-    writer = csv.DictWriter(text, rows[-1].keys(), lineterminator="\n")
+    writer = csv.DictWriter(text, rows[-1].keys(), extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_text(directory / HISTORY, text.getvalue())

@@ -14,6 +14,8 @@ from engine import optimization
 SUMS = ("loss", "top1", "top5", "examples")
 NO_SUMS = np.zeros(len(SUMS), np.float64)
 
+BEST = 5  # top-5 says nothing of five classes or fewer, and is left out there
+
 LOSSES = {
     "cross_entropy": keras.losses.categorical_crossentropy,
     "binary_cross_entropy": keras.losses.binary_crossentropy,  # the mean over the classes
@@ -30,18 +32,38 @@ def example_sums(losses, targets, outputs, sample_weights):
     """
     labels = tf.cast(targets if targets.shape.rank == 1 else tf.argmax(targets, axis=1), tf.int32)
     # Not tf.math.in_top_k, which counts ties as hits: a collapsed network would have 100 %.
-    best = tf.math.top_k(outputs, min(5, outputs.shape[-1])).indices
+    best = tf.math.top_k(outputs, min(BEST, outputs.shape[-1])).indices
     hits = tf.cast(best == labels[:, None], tf.float32)  # (examples, 5)
     values = tf.stack([losses, hits[:, 0], tf.reduce_sum(hits, axis=1), tf.ones_like(losses)])
     return tf.reduce_sum(values * sample_weights, axis=1)
 
 
-def example_losses(targets, outputs, loss="cross_entropy", label_smoothing=0.0, from_logits=True):
-    """The loss of each example: float32 (examples,). Arguments as in `example_sums` and recipes.Recipe."""
+def example_losses(
+    targets, outputs, loss="cross_entropy", *, label_smoothing=0.0, target_threshold=None, from_logits=True
+):
+    """The loss of each example: float32 (examples,). Arguments as in `example_sums` and recipes.Recipe.
+
+    Targets are smoothed first, label_smoothing / classes for a class that is not there under either loss, and compared
+    with the threshold afterwards, as in timm (timm/loss/binary_cross_entropy.py). Keras' own smoothing gives such a
+    class half of label_smoothing under binary cross-entropy, however many there are.
+    """
+    classes = outputs.shape[-1]
     if targets.shape.rank == 1:
-        targets = tf.one_hot(targets, outputs.shape[-1])
+        targets = tf.one_hot(targets, classes)
+    if label_smoothing:
+        targets = targets * (1.0 - label_smoothing) + label_smoothing / classes
+    if target_threshold is not None:
+        targets = tf.cast(targets > target_threshold, targets.dtype)
     # Of a softmax layer's outputs Keras keeps the logits and computes from them.
-    return LOSSES[loss](targets, outputs, from_logits=from_logits, label_smoothing=label_smoothing)
+    return LOSSES[loss](targets, outputs, from_logits=from_logits)
+
+
+def recipe_losses(recipe, targets, logits):
+    """`example_losses` as a recipe's training has them."""
+    # Shares mean something to a loss that compares a distribution; only questions of yes and no have a threshold.
+    threshold = recipe.target_threshold if recipe.loss == "binary_cross_entropy" else None
+    options = {"label_smoothing": recipe.label_smoothing, "target_threshold": threshold}
+    return example_losses(targets, logits, recipe.loss, **options)
 
 
 def repeated(strategy, step):
@@ -108,7 +130,7 @@ class TrainStep:
         recipe = self.recipe
         with tf.GradientTape() as tape:
             logits = self.model(images, training=True)
-            losses = example_losses(targets, logits, recipe.loss, recipe.label_smoothing)
+            losses = recipe_losses(recipe, targets, logits)
             loss = tf.reduce_sum(losses * sample_weights) / recipe.batch_size
             if self.model.losses:  # regularizers: once per step, however many replicas and slices add up
                 loss += tf.add_n(self.model.losses) / (self.strategy.num_replicas_in_sync * recipe.accumulate)
@@ -206,7 +228,13 @@ def make_evaluate_steps(strategy, predict, from_logits=True):
     return repeated(strategy, step)
 
 
-def means(sums):
-    """{"loss": ..., "top1": ..., "top5": ...} per example."""
+def statistics(classes):
+    """Names of the means of so many classes: "loss", "top1", and "top5" of more than five."""
+    return SUMS[: -1 if classes > BEST else -2]
+
+
+def means(sums, classes):
+    """{"loss": ..., "top1": ..., "top5": ...} per example, NaN without any example; see `statistics`."""
     values = np.asarray(sums, np.float64)
-    return {name: float(value / values[-1]) for name, value in zip(SUMS[:-1], values[:-1], strict=True)}
+    with np.errstate(invalid="ignore"):
+        return {name: float(value / values[-1]) for name, value in zip(statistics(classes), values, strict=False)}

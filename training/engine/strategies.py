@@ -146,6 +146,15 @@ def check_same_step(strategy, step):
         )
 
 
+def check_same_data(strategy, fingerprint):
+    """Raises DisagreementError if the machines' data differs; `fingerprint` is a whole number below 2**40."""
+    if machines(strategy) > 1 and total(strategy, fingerprint) != fingerprint * strategy.num_replicas_in_sync:
+        raise DisagreementError(
+            "The machines do not see the same data. --data-dir must hold the same files on each; data.json in the run "
+            "directory says what the first one sees."
+        )
+
+
 def check_batch_size(batch_size, strategy, accumulate=1):
     """Raises ValueError if the global batch does not divide among replicas and slices: each must weigh the same."""
     parts = strategy.num_replicas_in_sync * accumulate

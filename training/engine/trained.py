@@ -21,6 +21,7 @@ class Trained:
         predict: function of uint8 images (batch, size, size, 3) that returns float32 (batch, classes).
         from_logits: whether these are logits, not probabilities.
         classes, size: what it takes and gives.
+        class_names: in the order of its outputs; None where nothing says them.
         dataset, resize: what it was trained on, and the shorter side before the crop; None where nothing says so.
         exif_orientation: whether photographs were turned upright for it; yes where nothing says so.
         path: where it was found.
@@ -34,6 +35,25 @@ class Trained:
     resize: int | None
     exif_orientation: bool
     path: pathlib.Path
+    class_names: list[str] | None = None
+
+    def __post_init__(self):
+        if self.class_names is not None and len(self.class_names) != self.classes:
+            raise ValueError(
+                f"{self.path} has {self.classes} classes, and labels.txt beside it {len(self.class_names)} names."
+            )
+
+
+def read_labels(folder):
+    """The class names in a run's or an exported version's folder; None if it holds none."""
+    labels = folder / run_directory.LABELS
+    return labels.read_text("utf-8").splitlines() if labels.exists() else None
+
+
+def exported_labels(version):
+    """The same of an exported version; None also where the exporter knew no names and numbered the classes."""
+    names = read_labels(version)
+    return None if names == [str(index) for index in range(len(names or ()))] else names
 
 
 def open_keras_file(path):
@@ -43,11 +63,11 @@ def open_keras_file(path):
     shape = model.input_shape
     if shape[1] is None or shape[1] != shape[2]:
         raise ValueError(f"Expected a network of square images of a known size. Received: {shape}")
-    recipe, _ = training_record(path)
+    recipe, class_names = training_record(path)
     pixels = [(recipe or {}).get(key) for key in ("dataset", "evaluation_resize")]
     pixels.append(recipe["exif_orientation"] if recipe else True)
     predict = lambda images: model(images, training=False)  # noqa: E731
-    return Trained(predict, False, model.output_shape[-1], shape[1], *pixels, path)
+    return Trained(predict, False, model.output_shape[-1], shape[1], *pixels, path, class_names)
 
 
 def open_checkpoint(directory, path=None):
@@ -57,7 +77,8 @@ def open_checkpoint(directory, path=None):
         CheckpointError: there is none that can be read.
     """
     recipe, execution = run_directory.stored_recipe(directory)
-    classes = len((directory / run_directory.LABELS).read_text("utf-8").splitlines())
+    class_names = read_labels(directory)
+    classes = len(class_names)
     size = recipe.resolved_evaluation_size
     model = make_model(recipe, classes, False, size, execution["precision"])
     # Of the two networks in a checkpoint the one that training evaluates.
@@ -71,7 +92,7 @@ def open_checkpoint(directory, path=None):
         checkpoints.read(variables, path, partial=True)
     predict = lambda images: model(images, training=False)  # noqa: E731
     pixels = recipe.dataset, recipe.evaluation_resize, recipe.exif_orientation
-    return Trained(predict, True, classes, recipe.resolved_evaluation_size, *pixels, path)
+    return Trained(predict, True, classes, recipe.resolved_evaluation_size, *pixels, path, class_names)
 
 
 def open_saved_model(path):
@@ -88,7 +109,7 @@ def open_saved_model(path):
     def predict(images, keep_alive=loaded):  # a signature does not hold its variables
         return signature(images=tf.cast(images, inputs["images"].dtype))["probabilities"]
 
-    return Trained(predict, False, classes, size, None, *exported_pixels(path), path)
+    return Trained(predict, False, classes, size, None, *exported_pixels(path), path, exported_labels(path))
 
 
 def open_tflite(path):
@@ -111,7 +132,8 @@ def open_tflite(path):
         )
         return tf.ensure_shape(answers, (None, classes))
 
-    return Trained(predict, False, classes, size, None, *exported_pixels(path.parents[1]), path)
+    version = path.parents[1]
+    return Trained(predict, False, classes, size, None, *exported_pixels(version), path, exported_labels(version))
 
 
 def exported_pixels(version):

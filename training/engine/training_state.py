@@ -1,5 +1,7 @@
 """What a run consists of on the devices, and the network that a recipe asks for."""
 
+import dataclasses
+
 import keras
 import tensorflow as tf
 
@@ -33,12 +35,35 @@ def make_model(recipe, classes, sync_bn, size, precision="float32", activation=N
         keras.config.set_dtype_policy(before)
 
 
+@dataclasses.dataclass
+class Epochs:
+    """Counts epochs, from 0, in the finished steps of a run; their length may have changed with the data.
+
+    Attributes:
+        steps: of one epoch of the data as it is now.
+        shift: epoch e begins after e * steps - shift steps of the run. 0, unless other data was accepted on the way;
+            then such that the epoch that begins with the new data has the number that follows.
+    """
+
+    steps: int
+    shift: int = 0
+
+    def position(self, step):
+        """(epoch, its finished steps) after `step` steps."""
+        return divmod(step + self.shift, self.steps)
+
+    def first_step(self, epoch):
+        """Steps of the run before that epoch."""
+        return epoch * self.steps - self.shift
+
+
 class TrainingState:
     """Network, moving average, optimizer, loss scale, and the sums of the unfinished epoch: everything that a
     checkpoint holds.
 
     Attributes:
         model, optimizer, schedule: of the recipe.
+        epochs: Epochs, which the schedule follows.
         averaged: None, or the network that holds the weights' moving average.
         loss_scale: None, or optimization.LossScale of a float16 network.
         partial_sums: tf.Variable, the sums of the unfinished epoch (steps.SUMS).
@@ -49,7 +74,8 @@ class TrainingState:
     def __init__(self, recipe, strategy, classes, steps_per_epoch, precision="float32", sync_bn=False):
         """Builds all of it in the strategy's scope. Raises what make_model raises."""
         self.precision = precision
-        self.schedule = optimization.make_schedule(recipe, steps_per_epoch)
+        self.epochs = Epochs(steps_per_epoch)
+        self.schedule = optimization.Shifted(optimization.make_schedule(recipe, steps_per_epoch), self.epochs)
         size = recipe.size if recipe.resolved_evaluation_size == recipe.size else None
         with strategy.scope():
             self.model = make_model(recipe, classes, sync_bn, size, precision)
