@@ -10,8 +10,28 @@ import keras
 import na_keras.layers  # noqa: F401  registers the layers that a file may hold
 
 
+def unknown_class(path, error):
+    """The error for a file with a class that is not registered, made of Keras' own; None of another error."""
+    unknown = re.search(r"Could not locate (?:class|function) '(\w+)'|Unknown (?:layer|object): '?(\w+)", str(error))
+    if not unknown:
+        return None
+    return ValueError(
+        f"{path} holds {unknown[1] or unknown[2]}, which is not registered here. Import the module that defines it, "
+        "with @keras.saving.register_keras_serializable, before loading the file."
+    )
+
+
+def load_h5(path):
+    """`load_model` of an `.h5` file."""
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except Exception as error:  # h5py and Keras raise whatever they meet in a damaged file
+        text = " ".join(str(error).split())
+        raise unknown_class(path, error) or ValueError(f"{path} cannot be read as a Keras model: {text}") from error
+
+
 def load_model(path):
-    """The model of a `.keras` file, without its optimizer.
+    """The model of a `.keras` file, or of an `.h5` file as Keras 2 wrote it, without its optimizer.
 
     Raises:
         FileNotFoundError: no such file.
@@ -20,6 +40,8 @@ def load_model(path):
     path = pathlib.Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"No model file at {path}. Expected the path of a .keras file, as training writes it.")
+    if path.suffix == ".h5":
+        return load_h5(path)
     names = zipfile.ZipFile(path).namelist() if zipfile.is_zipfile(path) else []
     if path.suffix != ".keras" or "config.json" not in names:
         raise ValueError(
@@ -29,13 +51,9 @@ def load_model(path):
     try:
         return keras.saving.load_model(path, compile=False)
     except TypeError as error:
-        unknown = re.search(r"Could not locate (?:class|function) '(\w+)'", str(error))
-        if not unknown:
+        if (unknown := unknown_class(path, error)) is None:
             raise
-        raise ValueError(
-            f"{path} holds {unknown[1]}, which is not registered here. Import the module that defines it, with "
-            "@keras.saving.register_keras_serializable, before loading the file."
-        ) from error
+        raise unknown from error
 
 
 def check_classifier(model):

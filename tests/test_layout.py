@@ -20,10 +20,12 @@ ARROWS = {
     "text_table": (),
     "layers": (),
     "optimizers": (),
-    "models": ("layers",),
+    "graph": ("layers",),
+    "torch_weights": ("layers",),
     "model_files": ("files", "layers"),
-    "graph": ("layers", "models"),
-    "torch_weights": ("layers", "models"),
+    "pretrained": ("graph", "layers", "model_files", "torch_weights"),
+    "models": ("layers", "pretrained"),
+    "networks": ("graph", "layers", "model_files", "models", "pretrained"),
     "data": ("files",),
     "preprocessing": ("data",),
     "deploy": ("data", "files", "graph", "layers", "model_files", "models"),
@@ -32,9 +34,11 @@ ARROWS = {
     "export": ("na_keras",),
 }
 # What else a room may import. Those of KERAS_ONLY run on every backend; `files` and `text_table` need nothing at all.
-KERAS_ONLY = {"layers", "models", "optimizers", "graph", "torch_weights", "model_files"}
-# In functions only, behind a check of the backend or of the file: gradients of grad_cam, `.pth` files.
+KERAS_ONLY = {"layers", "models", "optimizers", "graph", "torch_weights", "model_files", "pretrained", "networks"}
+# In functions only, behind a check of the backend or of the file: gradients of grad_cam, `.pth` and `.h5` files (Keras
+# itself needs h5py).
 BACKENDS_IN_FUNCTIONS = {"graph": {"tensorflow", "jax", "torch"}, "torch_weights": {"torch"}}
+BACKENDS_IN_FUNCTIONS["pretrained"] = {"h5py", "torch"}
 
 # Packages that not everyone has: imported inside functions, so that nobody needs them who does not call these.
 # flatbuffers is none of them: TensorFlow itself needs it.

@@ -50,8 +50,9 @@ def extras():
 
 @functools.cache
 def own_folders():
-    """Packages of ours, which a text may name by their last folder; `models` is one of the reference code too."""
-    return {path.parent.name for folder in FOLDERS for path in (ROOT / folder).rglob("__init__.py")} - {"models"}
+    """Packages of ours, which a text may name by their last folder; some are of the reference code too."""
+    packages = {path.parent.name for folder in FOLDERS for path in (ROOT / folder).rglob("__init__.py")}
+    return packages - {"models", "networks"}
 
 
 @functools.cache

@@ -5,6 +5,8 @@
     python training/evaluate.py --model runs/demo/checkpoints/step-00000330
     python training/evaluate.py --model exported/demo/1 --dataset digits        # a SavedModel
     python training/evaluate.py --model exported/demo/1/tflite/model_int8.tflite --dataset digits
+    python training/evaluate.py --model keras.applications.MobileNetV2 --weights imagenet --dataset imagenet2012 \\
+        --data-dir DIR --resize 256
 
 Dataset and sizes are those of the run (recipe.json) or of the export (manifest.json) unless given. The data must have
 the classes that the network knows (labels.txt); a folder of images then needs no training images. Top-5 is left out
@@ -19,8 +21,17 @@ import terminal
 def parse_arguments(argv):
     parser = terminal.make_parser(__doc__)
     parser.add_argument(
-        "--model", type=terminal.folder, required=True, help="a .keras or .tflite file, run, checkpoint or SavedModel"
+        "--model",
+        type=terminal.folder,
+        required=True,
+        help="a .keras, .h5 or .tflite file, run, checkpoint or SavedModel; or a network's name, with --weights",
     )
+    parser.add_argument("--weights", help="of a network's name: imagenet, torchvision-v1 or torchvision-v2")
+    parser.add_argument("--size", type=terminal.at_least_one, help="pixels of the sides, of a network's name (224)")
+    parser.add_argument(
+        "--pixels", choices=("raw", "tf", "torch", "caffe"), help="what they mean to a file that does not show it"
+    )
+    terminal.add_import_flag(parser)
     parser.add_argument("--dataset", help="instead of the run's")
     parser.add_argument("--data-dir", type=terminal.folder, help="where the dataset lies")
     parser.add_argument(
@@ -49,8 +60,10 @@ def open_both(arguments):
     """
     from engine import trained
     from na_keras.data import load_source
+    from na_keras.networks import import_modules
 
-    network = trained.open_trained(arguments.model)
+    import_modules(arguments.imports)
+    network = trained.open_trained(arguments.model, arguments.pixels, arguments.weights, arguments.size)
     dataset, resize = arguments.dataset or network.dataset, arguments.resize or network.resize
     if dataset is None or resize is None:
         raise ValueError(

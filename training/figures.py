@@ -30,7 +30,7 @@ def png(text):
 def parse_arguments(argv):
     parser = terminal.make_parser(__doc__)
     kinds = parser.add_subparsers(dest="figure", required=True, metavar="{loss,heatmaps,gates}")
-    takes = {"loss": "a run directory", "heatmaps": "a .keras file", "gates": "a .keras file"}
+    takes = {"loss": "a run directory", "heatmaps": "a .keras or .h5 file", "gates": "a .keras or .h5 file"}
     for figure, what in takes.items():
         kind = kinds.add_parser(figure, help=f"of {what} or several" if figure != "gates" else f"of {what}")
         count = 1 if figure == "gates" else "+"
@@ -40,6 +40,10 @@ def parse_arguments(argv):
         kind.add_argument("--output", type=png, required=True, help="the PNG; an old one is replaced")
         if figure == "loss":
             continue
+        kind.add_argument(
+            "--pixels", choices=("raw", "tf", "torch", "caffe"), help="what they mean to files that do not show it"
+        )
+        terminal.add_import_flag(kind)
         kind.add_argument("--images", nargs="+", type=terminal.folder, metavar="FILE", help="instead of a dataset's")
         kind.add_argument("--dataset", help="instead of the run's")
         kind.add_argument("--data-dir", type=terminal.folder, help="where the dataset lies")
@@ -126,18 +130,16 @@ def read_images(arguments, size):
     return np.stack(images), labels, class_names
 
 
-def load_networks(named):
+def load_networks(arguments):
     """({name: model}, image size).
 
     Raises:
         FileNotFoundError, ValueError: a file that is not there or no classifier; networks that do not fit together.
     """
-    from na_keras.model_files import check_classifier, load_model
+    from na_keras.networks import import_modules, open_classifier
 
-    models = {}
-    for name, path in named:
-        models[name] = load_model(path)
-        check_classifier(models[name])
+    import_modules(arguments.imports)
+    models = {name: open_classifier(path, arguments.pixels) for name, path in arguments.named}
     shapes = {(model.input_shape[1:], model.output_shape[1:]) for model in models.values()}
     if len(shapes) > 1:
         raise ValueError(f"Expected networks of equal image sizes and classes. Received: {sorted(shapes)}")
@@ -214,7 +216,7 @@ def gate_boxes(gates, title):
 
 
 def make_gates(arguments):
-    models, size = load_networks(arguments.named)
+    models, size = load_networks(arguments)
     ((name, model),) = models.items()
     images, _, _ = read_images(arguments, size)
     gates = gates_of(model, images)
@@ -225,7 +227,7 @@ def make_gates(arguments):
 
 
 def make_heat_maps(arguments):
-    models, size = load_networks(arguments.named)
+    models, size = load_networks(arguments)
     images, labels, class_names = read_images(arguments, size)
     classes = next(iter(models.values())).output_shape[-1]
     if class_names and len(class_names) != classes:

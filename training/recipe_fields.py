@@ -12,7 +12,15 @@ ON = object()  # in `needs`: any value but None, 0, False and nothing at all
 
 
 def setting(
-    group, text, default=dataclasses.MISSING, *, limits=None, choices=None, needs=(), before=dataclasses.MISSING
+    group,
+    text,
+    default=dataclasses.MISSING,
+    *,
+    limits=None,
+    choices=None,
+    check=None,
+    needs=(),
+    before=dataclasses.MISSING,
 ):
     """A field of Recipe with all that is to be known of it: command line, checks and old runs follow from here.
 
@@ -23,12 +31,13 @@ def setting(
         limits: (lowest, highest), each included, None for no limit, or the name of another attribute of the recipe. Of
             a pair (low, high) the limits hold both, and 0 itself is none of them.
         choices: the values that it can have, or a function that returns them.
+        check: None, or a function of the value that raises ValueError on a wrong one.
         needs: what the field has no effect without: dictionaries {name of another field: the value that it must have,
             or ON}, of each of which one entry at least must hold.
         before: what runs did that were started before the field existed, so that they can be resumed; `default` if not
             given. A field that every recipe.json holds, because it has no default, needs none.
     """
-    metadata = {"group": group, "help": text, "limits": limits, "choices": choices, "needs": needs}
+    metadata = {"group": group, "help": text, "limits": limits, "choices": choices, "check": check, "needs": needs}
     metadata["before"] = default if before is dataclasses.MISSING else before
     if isinstance(default, dict):
         return dataclasses.field(default_factory=default.copy, metadata=metadata)
@@ -87,8 +96,11 @@ def check_field(field, recipe):
     """Raises ValueError on a value that could only fail later, or silently."""
     value, choices = getattr(recipe, field.name), field.metadata["choices"]
     choices = choices() if callable(choices) else choices
-    if choices and value not in choices:
+    unset = value is None and field.default is None
+    if choices and value not in choices and not unset:
         raise ValueError(f"{field.name} must be one of {list(choices)}. Received: {value!r}")
+    if field.metadata["check"] and not unset:
+        field.metadata["check"](value)
     if field.type == tuple[str, ...]:
         check_patterns(value, f"{field.name}: ")
     if value is None or not field.metadata["limits"]:
@@ -131,18 +143,20 @@ def help_text(field):
     return f"{field.metadata['help']} ({remarks})" if remarks else field.metadata["help"]
 
 
-def add_flags(parser, recipe_class):
+def add_flags(parser, recipe_class, names=None):
     """One flag per field, in groups, named after it: --learning-rate, --crop-area LOW HIGH, --flip, --no-flip ...
 
-    A flag that is not given is None: the recipe's own value stands.
+    A flag that is not given is None: the recipe's own value stands. `names`: only of these fields.
     """
     groups = {}
     for field in dataclasses.fields(recipe_class):
+        if names is not None and field.name not in names:
+            continue
         title = field.metadata["group"]
         if title not in groups:
             groups[title] = parser.add_argument_group(f"fields of the recipe: {title}")
         options = {"help": help_text(field)}
-        if field.type is bool:
+        if field.type in (bool, bool | None):
             options |= {"action": argparse.BooleanOptionalAction, "default": None}
         elif field.type is dict:
             options |= {"type": json_value(dict, '{"alpha": 0.35}'), "metavar": "JSON"}
@@ -161,6 +175,6 @@ def add_flags(parser, recipe_class):
 
 def overrides(arguments, recipe_class):
     """{field: value} of the flags that were given."""
-    values = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(recipe_class)}
+    values = {field.name: getattr(arguments, field.name, None) for field in dataclasses.fields(recipe_class)}
     given = {name: value for name, value in values.items() if value is not None}
     return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}

@@ -11,21 +11,26 @@ The two disagree in places, so both are here under their names. A third is how o
 
 import dataclasses
 
-from recipe_fields import ON, check_effect, check_field, setting
+from recipe_fields import ON, check_effect, check_field, check_patterns, setting
 
 
-def known_models():
-    """The names in na_keras.models.MODELS."""
-    from na_keras.models import MODELS  # not at the top: command lines are parsed before Keras is imported
+def check_model(text):
+    """Raises ValueError on what names no network; see na_keras.networks."""
+    from na_keras.networks import network_name  # not at the top: command lines are parsed before Keras is imported
 
-    return tuple(MODELS)
+    network_name(text)
 
 
-def known_attention():
-    """None and the names in na_keras.ATTENTION."""
-    from na_keras import ATTENTION
+def check_attention(text):
+    """Raises ValueError on what names no attention module; see na_keras.networks."""
+    from na_keras.networks import check_attention
 
-    return (None, *ATTENTION)
+    check_attention(text)
+
+
+def check_pattern(text):
+    """Raises ValueError on what is no regular expression."""
+    check_patterns([text], "where: ")
 
 
 NETWORK, DATA, AUGMENTATION = "network", "data", "augmentation of the training images"
@@ -37,8 +42,45 @@ SEEDS = (0, 2**31 - 1)
 class Recipe:
     """What decides a run. Each field's meaning, limits and choices stand with it, and are those of its flag."""
 
-    model: str = setting(NETWORK, "name of the network", choices=known_models)
-    attention: str | None = setting(NETWORK, 'attention module, "none" for no attention', choices=known_attention)
+    model: str = setting(
+        NETWORK,
+        "the network: a name of this library, keras.applications.NAME, or a .keras or .h5 file, whose weights it "
+        "starts from; a path that exists is taken first",
+        check=check_model,
+    )
+    attention: str | None = setting(
+        NETWORK,
+        'attention module: a name, package.module:Class of your own, or "none"; none for networks that are not of this '
+        "library unless given",
+        check=check_attention,
+    )
+    weights: str | None = setting(
+        NETWORK,
+        "trained weights to start from: imagenet (keras.applications), torchvision-v1 or torchvision-v2 (this "
+        "library's), or a file; what it does not have is fresh, and said to be",
+        None,
+    )
+    where: str | None = setting(
+        NETWORK,
+        "regular expression of the layers after which attention goes, in networks that are not of this library; by "
+        "default after the last normalisation before each residual addition",
+        None,
+        check=check_pattern,
+        needs=({"attention": ON},),
+    )
+    preserve: bool | None = setting(
+        NETWORK,
+        "divide what fresh attention multiplies by out of the trained layers before it; by default where it can be",
+        None,
+        needs=({"attention": ON},),
+    )
+    pixels: str | None = setting(
+        NETWORK,
+        "what the pixels of a .keras or .h5 file mean, where it does not show it: 0..255; -1..1; ImageNet's mean and "
+        "deviation; BGR less the mean",
+        None,
+        choices=("raw", "tf", "torch", "caffe"),
+    )
     model_options: dict = setting(NETWORK, "further arguments of the network's builder, as in '{\"alpha\": 0.35}'", {})
     seed: int = setting(NETWORK, "decides initial weights, order and augmentation", 0, limits=SEEDS)
 
@@ -132,6 +174,14 @@ class Recipe:
     def resolved_evaluation_size(self):
         """Sides of the images in evaluation, and of those that the saved network takes."""
         return self.evaluation_size or self.size
+
+    @property
+    def network(self):
+        """The na_keras.networks.Network that it asks for. Raises ValueError: fields contradict each other."""
+        from na_keras.networks import Network
+
+        fields = ("model", "attention", "weights", "where", "preserve", "pixels")
+        return Network(**{name: getattr(self, name) for name in fields}, options=self.model_options)
 
     @property
     def mix(self):
@@ -237,7 +287,7 @@ def get_recipe(name, **overrides):
     """The recipe of that name with the fields in `overrides` replaced; None keeps a field.
 
     Where the evaluation's size changes, its resize follows in the recipe's ratio, if it is not given itself; another
-    network has its own `model_options`.
+    network has its own `model_options`, and one that is not of this library no attention, unless given.
 
     Raises:
         ValueError: an unknown recipe (the message lists the known ones), a value that is none of a field's choices, or
@@ -248,9 +298,16 @@ def get_recipe(name, **overrides):
     overrides = {field: value for field, value in overrides.items() if value is not None}
     if overrides.get("attention") == "none":
         overrides["attention"] = None
-    if overrides.get("model", RECIPES[name].model) != RECIPES[name].model:
-        # The builder's other arguments belong to the recipe's own network; its numbers stand under any.
-        overrides.setdefault("model_options", {})
+    if "model" in overrides:
+        from na_keras.networks import network_name
+
+        network = network_name(overrides["model"])
+        overrides["model"] = network.text
+        if network.text != RECIPES[name].model:
+            # The builder's other arguments belong to the recipe's own network; its numbers stand under any.
+            overrides.setdefault("model_options", {})
+        if network.kind != "ours":  # a file may have its attention already
+            overrides.setdefault("attention", None)
     own, recipe = RECIPES[name], dataclasses.replace(RECIPES[name], **overrides)
     if "evaluation_resize" not in overrides:
         resize = round(recipe.resolved_evaluation_size * own.evaluation_resize / own.resolved_evaluation_size)

@@ -48,6 +48,17 @@ def make_parser(documentation):
     return argparse.ArgumentParser(description=documentation, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
+def add_import_flag(parser):
+    """Modules of the user's own, whose classes a file may hold."""
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        metavar="MODULE",
+        help="import this module first, which registers classes of your own that a file holds; may be repeated",
+    )
+
+
 def add_execution_flags(parser):
     """Where and how a network trains, as far as it is no matter of the recipe."""
     add = parser.add_argument

@@ -32,6 +32,7 @@ def parse_arguments(argv):
     add("--recipe", default="digits-demo", help=f"one of {', '.join(recipes.RECIPES)} (default: %(default)s)")
     add("--run-dir", type=terminal.folder, help="folder of the run (default: a fresh one under runs/)")
     add("--data-dir", type=terminal.folder, help="where the dataset lies; what it must hold depends on --dataset")
+    terminal.add_import_flag(parser)
     terminal.add_execution_flags(parser)
     add("--steps", type=positive, metavar="N", help="stop after N steps in all and leave the run unfinished")
     add(
@@ -124,8 +125,10 @@ def prepare(arguments, directory, lock):
     """
     from engine import data_record, optimization, run_directory, strategies
     from engine.training_state import TrainingState
+    from na_keras import networks
     from na_keras.data import load_source
 
+    networks.import_modules(arguments.imports)
     recipe = resolved_recipe(arguments, directory)
     strategy = strategies.make_strategy(arguments.strategy, arguments.virtual_cpus)
     strategies.check_batch_size(recipe.batch_size, strategy, recipe.accumulate)
@@ -133,7 +136,8 @@ def prepare(arguments, directory, lock):
         lock.take_existing()
     execution = {name: getattr(arguments, name) for name in ("sync_bn", "precision", "xla")}
     replicas = strategy.num_replicas_in_sync
-    decided = run_directory.as_json(arguments.recipe, recipe, replicas=replicas, **execution)
+    start = networks.Start(recipe.network)
+    decided = run_directory.as_json(arguments.recipe, recipe, replicas=replicas, **execution, **start.digests)
     resumed = run_directory.check(directory, decided)
     given = recipe_fields.overrides(arguments, recipes.Recipe) if not resumed else {}  # older runs were not asked
     recipes.check_effects(recipe, given)
@@ -145,7 +149,8 @@ def prepare(arguments, directory, lock):
     record = data_record.check(directory, sources, resumed, arguments.accept_data_change)
     steps_per_epoch, classes = sources[0].count // recipe.batch_size, len(sources[0].class_names)
     try:
-        state = TrainingState(recipe, strategy, classes, steps_per_epoch, arguments.precision, arguments.sync_bn)
+        options = {"precision": arguments.precision, "sync_bn": arguments.sync_bn, "weights": start.weights}
+        state = TrainingState(recipe, strategy, classes, steps_per_epoch, **options)
     except TypeError as error:
         raise ValueError(f"{recipe.model} does not take --model-options={recipe.model_options}: {error}") from error
     optimization.check_no_weight_decay(given.get("no_weight_decay", ()), state.model.trainable_variables)
@@ -169,6 +174,22 @@ def start(run, lock):
     run_directory.start(run.directory, run.decided, run.strategy, run.sources[0].class_names)
 
 
+def check_pixels(run):
+    """Warns if a trained network gets images that do not look like those that it was trained on."""
+    import tensorflow as tf
+
+    from engine.loop import evaluation_options
+    from na_keras.data import pipeline
+    from na_keras.networks import unlikely_range
+
+    if not run.recipe.network.starts_trained:
+        return
+    options = {**evaluation_options(run.recipe), "batch_size": 8, "skip_unreadable": True}
+    batches = pipeline.evaluation_batches(run.sources[1], **options, context=tf.distribute.InputContext())
+    if found := unlikely_range(run.state.model, next(iter(batches))[0]):
+        print(f"WARNING: {found}")
+
+
 def announce(run, name, devices):
     """Says what begins, on what data."""
     recipe, (training, validation) = run.recipe, run.sources
@@ -180,6 +201,9 @@ def announce(run, name, devices):
         sep="\n",
         flush=True,
     )
+    if not run.resumed:
+        print(*run.state.notes, sep="\n", end="\n" if run.state.notes else "", flush=True)
+        check_pixels(run)
     if run.resumed and run.record.missing:
         print("The run holds no record of its data, as an older version started it: from now on it does.")
     for line in run.record.accepted:

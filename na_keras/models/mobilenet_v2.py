@@ -157,7 +157,9 @@ def mobilenet_v2(alpha, dropout_rate, **arguments):
     x = convolution_norm(x, scaled(LAST, max(1.0, alpha)), 1, 1, names, options)
     x = keras_layers.ReLU(6.0, name="out_relu")(x)
     small = RandomNormal(stddev=0.01), Zeros()  # the authors' and torchvision's
-    return finish(image, classification_head(x, arguments, small, dropout_rate), arguments)
+    x = classification_head(x, arguments, small, dropout_rate)
+    rebuild = lambda changed: mobilenet_v2(alpha, dropout_rate, **vars(changed))  # noqa: E731
+    return finish(image, x, arguments, "MobileNetV2", rebuild)
 
 
 OWN_ARGUMENTS = {

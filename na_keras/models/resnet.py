@@ -138,7 +138,7 @@ def resnet(depth, arguments):
     stages = resnet_stages(x, depth, factory, synchronized=arguments.synchronized_batch_norm)
     channels = stages["C5"].shape[channel_axis()]
     x = classification_head(stages["C5"], arguments, (torch_linear(channels), torch_linear(channels)))
-    return finish(image, x, arguments)
+    return finish(image, x, arguments, f"ResNet{depth}", lambda changed: resnet(depth, changed))
 
 
 # The signatures are written out, for editors and for readers; `locals()` is the arguments by their names.

@@ -6,7 +6,7 @@ Arguments follow keras.applications. The pixel statistics are ImageNet's as PyTo
 
 import dataclasses
 import inspect
-import pathlib
+import logging
 import textwrap
 import typing
 
@@ -16,11 +16,14 @@ from keras import layers
 
 from na_keras.layers import get_attention
 from na_keras.layers.initializers import KAIMING_NORMAL, KAIMING_NORMAL_FAN_IN
+from na_keras.pretrained import check_source, open_weights, start
 
 # Red, green, blue; of pixels in 0..255.
 IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 IMAGENET_STANDARD_DEVIATION = (0.229 * 255, 0.224 * 255, 0.225 * 255)
 
+CLASSIFIER = "predictions"  # name of the layer
+LOGGER = logging.getLogger(__name__)
 SMALLEST_SIZE = 32  # pixels; five halvings leave one position
 
 
@@ -32,7 +35,11 @@ def channel_axis():
 # What the builders' arguments mean; `documented` puts into a builder's help those that it has.
 ARGUMENTS = {
     "include_top": "end in global average pooling and a classifier.",
-    "weights": 'None, or the path of a `.weights.h5` file. `"imagenet"` raises: none are published.',
+    "weights": 'None; `"torchvision-v1"` or `"torchvision-v2"`, torchvision\'s ImageNet weights (downloaded once into '
+    "Keras' cache, read by PyTorch); or the path of a file: `.weights.h5`, `.h5` or `.keras` of Keras, `.pth`, "
+    "`.safetensors` or `.npz` of PyTorch's names. A classifier of other `classes` stays fresh, and so do attention "
+    "modules that the weights have not; what these begin with is divided out of the layer before, where it is a "
+    'constant. A log message says so. `"imagenet"` raises: the authors published none.',
     "input_tensor": "Keras tensor to build on, instead of `input_shape`.",
     "input_shape": "one image's shape; by default (224, 224, 3), or (None, None, 3) without the top. Sides may be "
     "None, else at least 32 pixels.",
@@ -100,13 +107,14 @@ class NetworkArguments:
 
     def __post_init__(self):
         weights, classes = self.weights, self.classes
-        if weights == "imagenet":
+        if isinstance(weights, str) and weights == "imagenet":
             raise ValueError(
                 'weights="imagenet": the authors published no weights, and this library has none yet. Use None '
-                "(random initialisation) or the path of a .weights.h5 file that fits this network."
+                '(random initialisation), "torchvision-v1" or "torchvision-v2", or the path of a file that fits this '
+                "network."
             )
-        if weights is not None and not pathlib.Path(weights).is_file():
-            raise ValueError(f"weights must be None or the path of a .weights.h5 file. No file at: {weights}")
+        if weights is not None:
+            check_source(weights)
         if self.include_top and (not isinstance(classes, int) or classes < 1):
             raise ValueError(f"classes must be a positive integer. Received: classes={classes!r}")
         if self.pooling not in (None, "avg", "max"):
@@ -240,15 +248,38 @@ def classification_head(x, arguments, initializers, dropout_rate=0.0):
         kernel_initializer=kernel_initializer,
         bias_initializer=bias_initializer,
         dtype="float32",
-        name="predictions",
+        name=CLASSIFIER,
     )(x)
 
 
-def finish(image, x, arguments):
-    """The functional model from `image` to `x`, with the weights of the file `arguments.weights` if one is given."""
+def classifier_of(model):
+    """The classifier of a network of this library, None without the top."""
+    return next((layer for layer in model.layers if layer.name == CLASSIFIER), None)
+
+
+def finish(image, x, arguments, network, rebuild):
+    """The functional model from `image` to `x`, with the weights that `arguments.weights` names.
+
+    Args:
+        image, x: Keras tensors.
+        arguments: a `NetworkArguments`.
+        network: name of the network in na_keras.models.MODELS.
+        rebuild: function of a `NetworkArguments` -> keras.Model, to read a file with that has no names in it.
+
+    Raises:
+        ValueError: weights that do not fit, by name; see na_keras.pretrained.
+    """
     model = keras.Model(image, x, name=arguments.name)
-    if arguments.weights is not None:
-        model.load_weights(arguments.weights)
+    if arguments.weights is None:
+        return model
+
+    def twin(modules, classes):
+        size = (None, None, image.shape[3]) if channel_axis() == -1 else (image.shape[1], None, None)
+        changes = {"weights": None, "input_tensor": None, "input_shape": size, "classes": classes or arguments.classes}
+        return rebuild(dataclasses.replace(arguments, **changes, attention=arguments.attention if modules else None))
+
+    for note in start(model, open_weights(arguments.weights, network), classifier_of(model), twin):
+        LOGGER.warning("%s, weights %s: %s", arguments.name, arguments.weights, note)
     return model
 
 

@@ -181,6 +181,8 @@ NO_EFFECT = [
         "--mixup or --cutmix or --label-smoothing",
     ),
     ("resnet50-paper", {"no_weight_decay": ("bias$",), "weight_decay": 0.0}, "no-weight-decay", "--weight-decay"),
+    ("resnet50-paper", {"where": "bn$", "attention": "none"}, "where", "--attention"),
+    ("resnet50-paper", {"preserve": True, "attention": "none"}, "preserve", "--attention"),
 ]
 
 
@@ -193,7 +195,7 @@ def test_a_flag_without_effect_is_refused_and_says_what_it_needs(name, given, fl
     recipes.check_effects(recipe, set(given) - {flag.replace("-", "_")})
     for advice in needed.split(" or "):
         other, _, value = advice.removeprefix("--").partition("=")
-        followed = {**given, other.replace("-", "_"): value or 0.1}
+        followed = {**given, other.replace("-", "_"): value or ("na" if other == "attention" else 0.1)}
         recipes.check_effects(recipes.get_recipe(name, **followed), followed)
 
 

@@ -17,7 +17,7 @@ import recipes
 from engine import checkpoints, evaluation, run_directory, steps, strategies
 from engine.data_record import DataRecord
 from engine.report import Report
-from engine.training_state import TrainingState, make_model
+from engine.training_state import TrainingState, copy_weights, make_model
 from na_keras.data import pipeline
 from na_keras.data.source import Source
 from na_keras.files import replace_file
@@ -331,5 +331,5 @@ def save_network(recipe, state, classes, directory):
     """Writes model.keras: the trained weights in a network of one device that ends in a softmax."""
     size = recipe.resolved_evaluation_size
     network = make_model(recipe, classes, False, size, state.precision, activation="softmax")
-    network.set_weights(state.evaluated_model.get_weights())
+    copy_weights(state.evaluated_model, network)
     replace_file(directory / run_directory.MODEL, network.save)

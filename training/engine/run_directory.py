@@ -1,7 +1,8 @@
 """The folder of a run: what decided it, what it has reached, what it made.
 
-recipe.json        the resolved recipe, replicas, --sync-bn, --precision and --xla, written before the first step; a
-                   resumed run must have the same, except for recipes.MAY_CHANGE
+recipe.json        the resolved recipe, replicas, --sync-bn, --precision, --xla, and the SHA-256 of the weights and of
+                   the model's file that the run starts from, written before the first step; a resumed run must have
+                   the same, except for recipes.MAY_CHANGE
 environment.json   versions, command line, commit, devices, written before the first step, one entry per start
 data.json          what the data is: class names, counts, digests (data_record.py); a resumed run must have the same,
                    unless --accept-data-change is given, which is recorded there

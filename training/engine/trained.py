@@ -10,7 +10,9 @@ import tensorflow as tf
 
 from engine import checkpoints, run_directory
 from engine.training_state import make_model
-from na_keras.model_files import check_classifier, load_model, training_record
+from na_keras.model_files import training_record
+from na_keras.networks import Network, Start, build, open_classifier
+from na_keras.pretrained import refresh
 
 
 @dataclasses.dataclass
@@ -56,10 +58,9 @@ def exported_labels(version):
     return None if names == [str(index) for index in range(len(names or ()))] else names
 
 
-def open_keras_file(path):
-    """A .keras file, with recipe.json beside it if it is still in its run directory."""
-    model = load_model(path)
-    check_classifier(model)
+def open_keras_file(path, pixels=None):
+    """A .keras or .h5 file, with recipe.json beside it if it is still in its run directory."""
+    model = open_classifier(path, pixels)
     shape = model.input_shape
     if shape[1] is None or shape[1] != shape[2]:
         raise ValueError(f"Expected a network of square images of a known size. Received: {shape}")
@@ -81,6 +82,9 @@ def open_checkpoint(directory, path=None):
     classes = len(class_names)
     size = recipe.resolved_evaluation_size
     model = make_model(recipe, classes, False, size, execution["precision"])
+    for name, digest in Start(dataclasses.replace(recipe.network, weights=None)).digests.items():
+        if execution.get(name) != digest:
+            raise ValueError(f"{recipe.model} is not the file any more that the run in {directory} started from.")
     # Of the two networks in a checkpoint the one that training evaluates.
     name = "model" if recipe.ema_decay is None else "averaged"
     variables = tf.train.Checkpoint(**{name: [variable.value for variable in model.variables]})
@@ -90,6 +94,7 @@ def open_checkpoint(directory, path=None):
             raise checkpoints.CheckpointError(f"{directory} holds no checkpoint yet.")
     else:
         checkpoints.read(variables, path, partial=True)
+    refresh(model)
     predict = lambda images: model(images, training=False)  # noqa: E731
     pixels = recipe.dataset, recipe.evaluation_resize, recipe.exif_orientation
     return Trained(predict, True, classes, recipe.resolved_evaluation_size, *pixels, path, class_names)
@@ -147,8 +152,33 @@ def exported_pixels(version):
     return recorded["resize"], recorded.get("exif_orientation", False)  # exports before it was recorded did not turn
 
 
-def open_trained(path):
-    """The network at `path`: a .keras or .tflite file, a run directory, a checkpoint's folder in it, or a SavedModel's.
+def open_named(name, weights, size=None):
+    """A network by its name, with weights of ImageNet.
+
+    Raises:
+        ValueError: no such network; no weights, or those of a file, which does not say how many classes it has.
+    """
+    network = Network(name, weights=weights)
+    if weights not in ("imagenet", "torchvision-v1", "torchvision-v2"):
+        raise ValueError(
+            f"--model {name} names a network without weights. Give --weights imagenet (of keras.applications), "
+            "torchvision-v1 or torchvision-v2 (of this library's), or the path of a model; of weights in a file, "
+            "python training/make_model.py makes one."
+        )
+    size = size or 224
+    model = build(network, size=size, classes=1000, activation="softmax", weights=Start(network).weights)
+    predict = lambda images: model(images, training=False)  # noqa: E731
+    return Trained(predict, False, 1000, size, None, None, True, pathlib.Path(name))
+
+
+def open_trained(path, pixels=None, weights=None, size=None):
+    """The network at `path`: a .keras, .h5 or .tflite file, a run directory, a checkpoint's folder in it, or a
+    SavedModel's; or, if nothing is there, the network of that name.
+
+    Args:
+        path: pathlib.Path or text.
+        pixels: what they mean to a .keras or .h5 file that does not show it.
+        weights, size: of a name, see `open_named`.
 
     Raises:
         FileNotFoundError: nothing is there.
@@ -156,6 +186,12 @@ def open_trained(path):
         CheckpointError: a run directory without a readable checkpoint.
     """
     path = pathlib.Path(path)
+    if not path.exists() and path.suffix not in (".keras", ".h5", ".tflite"):
+        return open_named(str(path), weights, size)
+    if weights or size or pixels and path.suffix not in (".keras", ".h5"):
+        raise ValueError(
+            f"--weights and --size are of a network's name, --pixels of a .keras or .h5 file: not of {path}"
+        )
     if (path / "saved_model.pb").exists():
         return open_saved_model(path)
     if (path / run_directory.RECIPE).exists():
@@ -169,4 +205,4 @@ def open_trained(path):
         )
     if path.suffix == ".tflite" and path.exists():
         return open_tflite(path)
-    return open_keras_file(path)
+    return open_keras_file(path, pixels)

@@ -6,33 +6,43 @@ import keras
 import tensorflow as tf
 
 from engine import optimization, steps
-from na_keras.models import MODELS
+from na_keras import networks
+from na_keras.pretrained import refresh
 
 
-def make_model(recipe, classes, sync_bn, size, precision="float32", activation=None):
+def make_model(recipe, classes, sync_bn, size, precision="float32", activation=None, **start):
     """The recipe's network, freshly initialised from its seed; without an activation its outputs are logits.
 
-    A builder in na_keras.models.MODELS takes `input_shape`, `classes`, `classifier_activation`, `attention`,
-    `synchronized_batch_norm`, and by keyword whatever a recipe's model_options hold, and returns a keras.Model that
-    takes pixels 0..255.
+    Args:
+        recipe: Recipe.
+        classes: number of classes.
+        sync_bn: batch statistics over all replicas.
+        size: pixels of the images' sides, None for any.
+        precision: of the activations.
+        activation: "softmax", or None.
+        **start: `weights` to start from and a list for `notes`, of networks.build. Without weights the network is the
+            same, for variables that are about to be read from elsewhere.
+
+    Returns:
+        keras.Model that takes pixels 0..255.
 
     Raises:
-        ValueError, TypeError: the builder does not take the recipe's attention, sizes or model_options.
+        ValueError, TypeError: the network does not take the recipe's attention, sizes, weights or model_options.
     """
     keras.utils.set_random_seed(recipe.seed)
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision if precision == "float32" else f"mixed_{precision}")
     try:
-        return MODELS[recipe.model](
-            input_shape=(size, size, 3),
-            classes=classes,
-            classifier_activation=activation,
-            attention=recipe.attention,
-            synchronized_batch_norm=sync_bn,
-            **recipe.model_options,
-        )
+        options = {"size": size, "classes": classes, "activation": activation, "synchronized": sync_bn}
+        return networks.build(recipe.network, **options, **start)
     finally:
         keras.config.set_dtype_policy(before)
+
+
+def copy_weights(source, target):
+    """Gives a network the weights of another one of the same recipe."""
+    target.set_weights(source.get_weights())
+    refresh(target)
 
 
 @dataclasses.dataclass
@@ -68,20 +78,23 @@ class TrainingState:
         loss_scale: None, or optimization.LossScale of a float16 network.
         partial_sums: tf.Variable, the sums of the unfinished epoch (steps.SUMS).
         precision: of the activations.
+        notes: sentences that say what of a network that starts from trained weights is fresh.
         checkpoint: tf.train.Checkpoint of all of it.
     """
 
-    def __init__(self, recipe, strategy, classes, steps_per_epoch, precision="float32", sync_bn=False):
-        """Builds all of it in the strategy's scope. Raises what make_model raises."""
-        self.precision = precision
+    def __init__(self, recipe, strategy, classes, steps_per_epoch, precision="float32", sync_bn=False, weights=None):
+        """Builds all of it in the strategy's scope; `weights` as of networks.build. Raises what make_model raises."""
+        self.precision, self.notes = precision, []
         self.epochs = Epochs(steps_per_epoch)
         self.schedule = optimization.Shifted(optimization.make_schedule(recipe, steps_per_epoch), self.epochs)
         size = recipe.size if recipe.resolved_evaluation_size == recipe.size else None
         with strategy.scope():
-            self.model = make_model(recipe, classes, sync_bn, size, precision)
+            self.model = make_model(recipe, classes, sync_bn, size, precision, weights=weights, notes=self.notes)
             self.optimizer = optimization.make_optimizer(recipe, self.schedule, self.model.trainable_variables)
             average = recipe.ema_decay is not None
             self.averaged = make_model(recipe, classes, sync_bn, size, precision) if average else None
+            if average and recipe.network.starts_trained:
+                copy_weights(self.model, self.averaged)
             self.loss_scale = optimization.LossScale() if precision == "float16" else None
         self.partial_sums = tf.Variable(steps.NO_SUMS)
         optional = {
