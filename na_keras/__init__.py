@@ -7,6 +7,8 @@
     na_keras.optimizers     SGD as PyTorch's, LAMB as timm's
     na_keras.graph          modules put into a trained network, Grad-CAM, counts of parameters and operations
     na_keras.torch_weights  weights from PyTorch, and back
+    na_keras.pretrained     trained weights to start from: files, downloads
+    na_keras.networks       networks by name or file, for programs
     na_keras.data           sources, pixels and batches (TensorFlow)
     na_keras.deploy         deploy form, SavedModel, TFLite and ONNX files (TensorFlow)
 

@@ -128,7 +128,8 @@ class KerasWeights:
 
     def check_geometry(self, network):
         """Raises ValueError if a layer of the same name computes otherwise."""
-        here = geometry_of(layer.get_config() for layer in network.layers)
+        # Padding by a layer of its own depends on the image's size in keras.applications.
+        here = geometry_of(layer.get_config() for layer in network.layers if layer.weights)
         for name, there in (self.geometry or {}).items():
             for key, value in there.items():
                 if key in here.get(name, {}) and here[name][key] != value:

@@ -181,12 +181,14 @@ def open_trained(path, pixels=None, weights=None, size=None):
         weights, size: of a name, see `open_named`.
 
     Raises:
-        FileNotFoundError: nothing is there.
+        FileNotFoundError: nothing is there, and it is no name.
         ValueError: something else is there.
         CheckpointError: a run directory without a readable checkpoint.
     """
     path = pathlib.Path(path)
     if not path.exists() and path.suffix not in (".keras", ".h5", ".tflite"):
+        if len(path.parts) > 1:
+            raise FileNotFoundError(f"There is nothing at {path}.")
         return open_named(str(path), weights, size)
     if weights or size or pixels and path.suffix not in (".keras", ".h5"):
         raise ValueError(
