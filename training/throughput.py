@@ -299,6 +299,8 @@ def main(argv=None):
         given = recipe_fields.overrides(arguments, recipes.Recipe)
         recipe = recipes.get_recipe(arguments.recipe, **given)
         recipes.check_effects(recipe, given)
+        if recipe.weights:
+            raise ValueError("--weights has no effect on the speed: leave it out.")
         strategy = strategies.make_strategy(arguments.strategy, arguments.virtual_cpus)
         strategies.check_batch_size(recipe.batch_size, strategy, recipe.accumulate)
         if recipe.dataset == "imagenet2012" and arguments.data_dir is None:

@@ -147,12 +147,14 @@ def prepare(arguments, directory, lock):
     if sources[0].count < recipe.batch_size:
         raise ValueError(f"{sources[0].name} holds {sources[0].count} images, fewer than one --batch-size.")
     record = data_record.check(directory, sources, resumed, arguments.accept_data_change)
+    other_classes = start.check_classes(sources[0].class_names)
     steps_per_epoch, classes = sources[0].count // recipe.batch_size, len(sources[0].class_names)
     try:
         options = {"precision": arguments.precision, "sync_bn": arguments.sync_bn, "weights": start.weights}
         state = TrainingState(recipe, strategy, classes, steps_per_epoch, **options)
     except TypeError as error:
         raise ValueError(f"{recipe.model} does not take --model-options={recipe.model_options}: {error}") from error
+    state.notes += [other_classes] if other_classes else []
     optimization.check_no_weight_decay(given.get("no_weight_decay", ()), state.model.trainable_variables)
     return Run(recipe, directory, strategy, decided, resumed, sources, record, state)
 

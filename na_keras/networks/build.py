@@ -2,13 +2,14 @@
 
 import dataclasses
 import inspect
+import pathlib
 
 import keras
 
 from na_keras.graph.calls import checked_functional, sublayers
 from na_keras.graph.insertion import insert_attention
 from na_keras.layers import get_attention
-from na_keras.model_files import load_model
+from na_keras.model_files import load_model, training_record
 from na_keras.models.shared import classifier_of
 from na_keras.networks.classifiers import find_classifier, with_classifier
 from na_keras.networks.names import network_name, resolve_attention
@@ -111,6 +112,28 @@ class Start:
             self.weights = open_weights(network.weights, name.text if name.kind == "ours" else None)
         if self.weights is not None:
             self.digests["weights_sha256"] = self.weights.sha256
+        path = network.weights if "weights_sha256" in self.digests else network.model
+        self.classifier = path, training_record(pathlib.Path(path).expanduser())[1]  # whose, and its class names
+
+    def check_classes(self, class_names):
+        """Compares labels.txt beside the weights' file, if there is one, with the classes that are to be trained.
+
+        Returns:
+            None, or a sentence: as many classes, but others.
+
+        Raises:
+            ValueError: the same classes in another order: each output would begin as another class.
+        """
+        path, names = self.classifier
+        if names is None or len(names) != len(class_names) or list(names) == list(class_names):
+            return None
+        if sorted(names) == sorted(class_names):
+            index = next(i for i, pair in enumerate(zip(names, class_names, strict=True)) if pair[0] != pair[1])
+            raise ValueError(
+                f"{path} knows the same classes in another order (labels.txt beside it): class {index} is "
+                f"{names[index]} there and {class_names[index]} in the data. Name the folders so that they sort alike."
+            )
+        return f"The classifier begins as that of as many other classes: {path} knows {names[0]}, ... {names[-1]}."
 
 
 def imagenet_weights(name, options):

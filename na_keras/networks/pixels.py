@@ -119,6 +119,10 @@ def with_pixels(model, pixels, size):
     return keras.Model(image, outputs[0], name=model.name)
 
 
+class Reached(Exception):
+    """The tensor that was waited for is here; the rest of the network need not run."""
+
+
 def unlikely_range(model, images):
     """Whether images look as if they were not what a trained network takes.
 
@@ -139,17 +143,18 @@ def unlikely_range(model, images):
     mean, variance = (keras.ops.convert_to_numpy(x) for x in (norm.moving_mean, norm.moving_variance))
     if not mean.any() and (variance == 1).all():  # never trained
         return None
-    seen = []
 
     def call(operation, *args, **kwargs):
         if inner := nested_model(operation):
             return keras.tree.pack_sequence_as(inner.output, run_graph(inner, args, call))
         if operation is norm:
-            seen.append(keras.ops.convert_to_numpy(args[0]))
+            raise Reached(args[0])
         return operation(*args, **kwargs)
 
-    run_graph(model, keras.ops.convert_to_tensor(images, model.inputs[0].dtype), call)
-    x = seen[0].astype("float64")
+    try:
+        run_graph(model, keras.ops.convert_to_tensor(images, model.inputs[0].dtype), call)
+    except Reached as reached:
+        x = keras.ops.convert_to_numpy(reached.args[0]).astype("float64")
     axes = tuple(axis for axis in range(x.ndim) if axis != norm.axis % x.ndim)
     deviation = np.sqrt(variance + norm.epsilon)
     factor = float(np.median(x.std(axes) / deviation))

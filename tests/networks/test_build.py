@@ -117,6 +117,18 @@ def test_what_does_not_fit_is_refused(options, fields, message, tmp_path):
         built(tmp_path / "model.keras", **fields)
 
 
+def test_the_same_classes_in_another_order_are_refused_and_other_classes_said(tmp_path):
+    small_classifier(RESCALING, classes=3).save(tmp_path / "model.keras")
+    start = networks.Start(networks.Network(str(tmp_path / "model.keras")))
+    assert start.check_classes(["cat", "dog", "owl"]) is None  # nothing says which
+    (tmp_path / "labels.txt").write_text("cat\nowl\ndog\n")
+    start = networks.Start(networks.Network(str(tmp_path / "model.keras")))
+    assert start.check_classes(["cat", "owl", "dog"]) is None and start.check_classes(["a", "b"]) is None
+    assert "knows cat, ... dog." in start.check_classes(["ant", "bee", "fly"])
+    with pytest.raises(ValueError, match="class 1 is owl there and dog in the data"):
+        start.check_classes(["cat", "dog", "owl"])
+
+
 def test_weights_of_pytorch_are_not_for_networks_that_only_have_the_same_names(tmp_path):
     np.savez(tmp_path / "state.npz", **{"conv1.weight": np.zeros((1, 1, 1, 1), "float32")})
     with pytest.raises(ValueError, match="names are known for this library's networks only"):
