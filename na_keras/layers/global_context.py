@@ -106,7 +106,7 @@ class GlobalContext(FeatureMapLayer):
         """Creates `mask_kernel` (c,), `mask_bias` (1,), and the layers `squeeze`, `norm` and `excite`."""
         channels = self.check_input(input_shape)
         check_reduction("GlobalContext", channels, self.reduction, features=2)
-        features, dtype = channels // self.reduction, self.statistics_dtype
+        features, dense = channels // self.reduction, keras.layers.Dense
         self.mask_kernel = self.add_weight(
             shape=(channels,),
             name="mask_kernel",
@@ -114,19 +114,16 @@ class GlobalContext(FeatureMapLayer):
             autocast=False,
         )
         self.mask_bias = self.add_weight(shape=(1,), name="mask_bias", initializer="zeros", autocast=False)
-        dense = keras.layers.Dense
-        self.squeeze = dense(
-            features,
+        self.squeeze = self.sublayer(
+            dense,
+            "squeeze",
+            (None, channels),
+            units=features,
             kernel_initializer=torch_linear(channels),
             bias_initializer=torch_linear(channels),
-            dtype=dtype,
-            name="squeeze",
         )
-        self.norm = keras.layers.LayerNormalization(epsilon=EPSILON, dtype=dtype, name="norm")
-        self.excite = dense(channels, kernel_initializer="zeros", dtype=dtype, name="excite")
-        self.squeeze.build((None, channels))
-        self.norm.build((None, features))
-        self.excite.build((None, features))
+        self.norm = self.sublayer(keras.layers.LayerNormalization, "norm", (None, features), epsilon=EPSILON)
+        self.excite = self.sublayer(dense, "excite", (None, features), units=channels, kernel_initializer="zeros")
 
     def call(self, x):
         """Returns x plus the transformed context, in the shape and dtype of x."""

@@ -66,7 +66,8 @@ def branch_weights(branches, squeeze, norm, excite):
     """
     summed = sum(ops.mean(for_statistics(branch), axis=(1, 2)) for branch in branches)
     hidden = ops.relu(norm(linear(summed, squeeze)))
-    return softmax(ops.reshape(linear(hidden, excite), (-1, len(branches), summed.shape[1])), axis=1)
+    batch, filters = ops.shape(summed)  # not -1, which an empty batch leaves open
+    return softmax(ops.reshape(linear(hidden, excite), (batch, len(branches), filters)), axis=1)
 
 
 def select_kernel(branches, squeeze, norm, excite):
@@ -110,6 +111,7 @@ class SelectiveKernel(FeatureMapLayer):
 
     replaces_convolution = True
     has_batch_norm = True
+    constant_gate = None  # a convolution of its own, with a ReLU at its end
 
     def __init__(
         self,
@@ -165,19 +167,20 @@ class SelectiveKernel(FeatureMapLayer):
         features = max(filters // self.reduction, self.minimum_features)
         self.convolutions, self.norms = [], []
         for order, (groups, dilation) in enumerate(zip(self.groups, self.dilation_rates, strict=True), start=1):
-            convolution = keras.layers.Conv2D(
-                filters,
-                3,
-                self.strides,
+            convolution = self.sublayer(
+                keras.layers.Conv2D,
+                f"branch_{order}_conv",
+                (None, None, None, channels),
+                self.dtype_policy,
+                filters=filters,
+                kernel_size=3,
+                strides=self.strides,
                 dilation_rate=dilation,
                 groups=groups,
                 use_bias=False,
                 kernel_initializer=KAIMING_NORMAL,
                 data_format="channels_last",
-                dtype=self.dtype_policy,
-                name=f"branch_{order}_conv",
             )
-            convolution.build((None, None, None, channels))
             self.convolutions.append(convolution)
             self.norms.append(self._batch_norm(f"branch_{order}_bn", (None, None, None, filters), self.dtype_policy))
         self.squeeze = self._dense("squeeze", filters, features)
@@ -185,18 +188,12 @@ class SelectiveKernel(FeatureMapLayer):
         self.excite = self._dense("excite", features, len(self.groups) * filters)
 
     def _dense(self, name, inputs, units):
-        layer = keras.layers.Dense(
-            units, use_bias=False, kernel_initializer=KAIMING_NORMAL, dtype=self.statistics_dtype, name=name
-        )
-        layer.build((None, inputs))
-        return layer
+        options = {"units": units, "use_bias": False, "kernel_initializer": KAIMING_NORMAL}
+        return self.sublayer(keras.layers.Dense, name, (None, inputs), **options)
 
     def _batch_norm(self, name, shape, dtype):
-        layer = keras.layers.BatchNormalization(
-            momentum=0.9, epsilon=1e-5, synchronized=self.synchronized, dtype=dtype, name=name
-        )
-        layer.build(shape)
-        return layer
+        options = {"momentum": 0.9, "epsilon": 1e-5, "synchronized": self.synchronized}
+        return self.sublayer(keras.layers.BatchNormalization, name, shape, dtype, **options)
 
     def call(self, x, training=None):
         """Returns the selected mixture of the branches."""
