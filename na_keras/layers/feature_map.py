@@ -126,9 +126,10 @@ def check_groups(layer, channels, groups, smallest=1):
         divisor for divisor in range(1, groups + 1) if channels % divisor == 0 and channels >= smallest * divisor
     ]
     size = f" of at least {smallest}" if smallest > 1 else ""
+    advice = f"groups={fitting[-1]} would do" if fitting else "too few channels"
     raise ValueError(
-        f"{layer} divides the channels into equal groups{size}: groups must divide them. Received: "
-        f"{channels} channels, groups={groups}; {f'groups={fitting[-1]} would do' if fitting else 'too few channels'}"
+        f"{layer} divides the channels into equal groups{size}: groups must divide them. "
+        f"Received: {channels} channels, groups={groups}; {advice}"
     )
 
 
@@ -136,9 +137,10 @@ def check_reduction(layer, channels, reduction, features=1):
     """Raises ValueError if `channels` // `reduction` leaves fewer than `features`."""
     if channels // reduction < features:
         largest = channels // features
+        advice = f"reduction={largest} would do" if largest else "too few channels"
         raise ValueError(
-            f"{layer} reduces the channels to channels // reduction, of which {features} must remain. Received: "
-            f"{channels} channels, reduction={reduction}; {f'reduction={largest} would do' if largest else 'too few channels'}"
+            f"{layer} reduces the channels to channels // reduction, of which {features} must remain. "
+            f"Received: {channels} channels, reduction={reduction}; {advice}"
         )
 
 
@@ -178,7 +180,7 @@ class FeatureMapLayer(keras.layers.Layer):
         self._sublayers = weakref.WeakValueDictionary()
 
     def __call__(self, x, *args, **kwargs):
-        """Calls the layer on a tensor or array of floating type. An empty batch has an empty answer and teaches nothing.
+        """Calls the layer on maps of floating type. An empty batch has an empty answer, and teaches batch norm nothing.
 
         Raises:
             ValueError: the maps hold integers or truth values.
