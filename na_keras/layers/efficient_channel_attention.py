@@ -6,7 +6,8 @@
     y = x * s
 
 Reference: BangguWu/ECANet, models/eca_module.py. Its networks fix k by hand, stage by stage; ours take it from the
-number of channels, as the paper's equation does.
+number of channels, as the paper's equation does. Below 8 channels that is k = 1, each channel by itself, where timm's
+EcaModule(channels) (timm/layers/eca.py) has 3 at least; from 8 channels on the two agree.
 """
 
 import math
@@ -67,7 +68,8 @@ class EfficientChannelAttention(FeatureMapLayer):
     5
 
     Args:
-        kernel_size: None, the paper's choice for the number of channels; or an odd number.
+        kernel_size: None, the paper's choice for the number of channels, 1 below 8 channels where timm has 3; or an
+            odd number.
         data_format: `"channels_last"` or `"channels_first"`; by default `keras.config.image_data_format()`.
         kernel_initializer: None: uniform within 1 / sqrt(k), as torch.nn.Conv1d. With "zeros" a fresh layer multiplies
             by 1/2.

@@ -9,6 +9,9 @@ Reference: 13952522076/NANet and xvjiarui/GCNet (the `channel_add` form with att
 zero, so a fresh block is the identity; the other initial weights are GCNet's and PyTorch's, as is layer norm's
 epsilon of 1e-5. The NA paper's eq. 3 prints a sum without exponential in its denominator; both references mean a
 softmax.
+
+timm's GlobalContext (timm/layers/global_context.py) has a layer norm with epsilon 1e-6 and r = 8; by default it
+multiplies by sigmoid(d) where ours, GCNet's and its `fuse_add=True` add d.
 """
 
 import keras
@@ -73,8 +76,8 @@ def global_context(x, mask, squeeze, norm, excite, data_format="channels_last"):
 class GlobalContext(FeatureMapLayer):
     """Adds to every position one vector, transformed from an attention-weighted mean of all positions.
 
-    Source: arXiv 1904.11492, section 3; reference code and deviations are at the head of this file. A fresh layer is
-    the identity.
+    Source: arXiv 1904.11492, section 3; reference code and deviations are at the head of this file. Layer norm's
+    epsilon is 1e-5 (timm: 1e-6). A fresh layer is the identity.
 
     >>> layer = GlobalContext(reduction=16)
     >>> layer(keras.ops.ones((2, 7, 7, 64))).shape

@@ -6,6 +6,9 @@
 
 Reference: implus/PytorchInsight, classification/models/imagenet/resnet_se.py, which has the biases that eq. 3 leaves
 out; Table 1's parameter count needs them. Initial weights are torch.nn.Linear's, as there.
+
+timm's SEModule (timm/layers/squeeze_excite.py) rounds C / r to a multiple of 8, and to 8 at least; ours is C // r, cut
+off: 24 channels at r = 16 have 8 hidden features there and 1 here.
 """
 
 import keras
@@ -84,7 +87,8 @@ class SqueezeExcite(FeatureMapLayer):
     580
 
     Args:
-        reduction: the hidden layer has channels // reduction features; the paper's r = 16.
+        reduction: the hidden layer has channels // reduction features; the paper's r = 16. timm rounds that to a
+            multiple of 8, at least 8.
         data_format: `"channels_last"` or `"channels_first"`; by default `keras.config.image_data_format()`.
         excite_kernel_initializer, excite_bias_initializer: of the second fully connected layer. None: uniform within
             1 / sqrt(inputs), as torch.nn.Linear. With "zeros" for both a fresh layer multiplies by 1/2.
