@@ -175,9 +175,8 @@ class FeatureMapLayer(keras.layers.Layer):
         if self.data_format not in ("channels_last", "channels_first"):
             raise ValueError(f'data_format must be "channels_last" or "channels_first". Received: {data_format!r}')
         self._sublayer_dtypes = dict(sublayer_dtypes or {})
-        self._default_dtypes = {}
         # Weak, because Keras would save the weights under the name of a dictionary that it sees.
-        self._sublayers = weakref.WeakValueDictionary()
+        self._sublayers, self._of_features = weakref.WeakValueDictionary(), []
 
     def __call__(self, x, *args, **kwargs):
         """Calls the layer on maps of floating type. An empty batch has an empty answer, and teaches batch norm nothing.
@@ -196,23 +195,26 @@ class FeatureMapLayer(keras.layers.Layer):
             return super().__call__(ops.pad(x, ((0, 1), (0, 0), (0, 0), (0, 0))), **options)[:0]
         return super().__call__(x, *args, **kwargs)
 
-    def sublayer(self, kind, name, input_shape, dtype=None, **options):
+    def sublayer(self, kind, name, input_shape, of_features=False, **options):
         """A new layer of the class `kind` inside this one, built, with its precision if a configuration has one for it.
 
         Args:
             kind: class of a Keras layer.
             name: unique in this layer.
             input_shape: to build it for.
-            dtype: dtype or policy of a fresh one; None: `statistics_dtype`.
+            of_features: False: a fresh one computes in `statistics_dtype`. True: it has this layer's policy.
             **options: further arguments of `kind`.
         """
-        default = keras.dtype_policies.get(dtype or self.statistics_dtype)
+        if of_features:
+            self._of_features.append(name)
         precision = keras.saving.deserialize_keras_object(self._sublayer_dtypes.get(name, {}))
-        layer = kind(**{"dtype": default, **precision, **options}, name=name)
+        layer = kind(**{"dtype": self._default_policy(name), **precision, **options}, name=name)
         layer.build(input_shape)
-        self._default_dtypes[name] = {"dtype": keras.dtype_policies.serialize(default)}
         self._sublayers[name] = layer
         return layer
+
+    def _default_policy(self, name):
+        return self.dtype_policy if name in self._of_features else keras.dtype_policies.get(self.statistics_dtype)
 
     def check_input(self, input_shape):
         """The number of channels; fixes it for all later inputs."""
@@ -252,6 +254,9 @@ class FeatureMapLayer(keras.layers.Layer):
     def get_config(self):
         """All constructor arguments as plain values."""
         config = {**super().get_config(), "data_format": self.data_format}
-        dtypes = {name: precision_of(layer) for name, layer in self._sublayers.items()} or self._sublayer_dtypes
-        dtypes = {name: value for name, value in dtypes.items() if value != self._default_dtypes.get(name)}
+        dtypes = dict(self._sublayer_dtypes)
+        for name, layer in self._sublayers.items():
+            dtypes[name] = precision_of(layer)
+            if dtypes[name] == {"dtype": keras.dtype_policies.serialize(self._default_policy(name))}:
+                del dtypes[name]
         return {**config, "sublayer_dtypes": dtypes} if dtypes else config

@@ -175,7 +175,7 @@ class NonLocal(FeatureMapLayer):
             keras.layers.BatchNormalization,
             "project_bn",
             (None, None, None, channels),
-            self.dtype_policy,
+            of_features=True,
             momentum=0.9,
             epsilon=1e-5,
             gamma_initializer="zeros",
@@ -184,7 +184,7 @@ class NonLocal(FeatureMapLayer):
 
     def _projection(self, name, inputs, units, use_bias=True):
         options = {"units": units, "use_bias": use_bias, "kernel_initializer": KAIMING_NORMAL}
-        return self.sublayer(keras.layers.Dense, name, (None, None, None, inputs), self.dtype_policy, **options)
+        return self.sublayer(keras.layers.Dense, name, (None, None, None, inputs), True, **options)
 
     def call(self, x, training=None):
         """Returns x plus what its positions tell each other, in the shape and dtype of x."""

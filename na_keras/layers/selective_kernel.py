@@ -171,7 +171,7 @@ class SelectiveKernel(FeatureMapLayer):
                 keras.layers.Conv2D,
                 f"branch_{order}_conv",
                 (None, None, None, channels),
-                self.dtype_policy,
+                of_features=True,
                 filters=filters,
                 kernel_size=3,
                 strides=self.strides,
@@ -182,18 +182,18 @@ class SelectiveKernel(FeatureMapLayer):
                 data_format="channels_last",
             )
             self.convolutions.append(convolution)
-            self.norms.append(self._batch_norm(f"branch_{order}_bn", (None, None, None, filters), self.dtype_policy))
+            self.norms.append(self._batch_norm(f"branch_{order}_bn", (None, None, None, filters), of_features=True))
         self.squeeze = self._dense("squeeze", filters, features)
-        self.squeeze_bn = self._batch_norm("squeeze_bn", (None, features), self.statistics_dtype)
+        self.squeeze_bn = self._batch_norm("squeeze_bn", (None, features))
         self.excite = self._dense("excite", features, len(self.groups) * filters)
 
     def _dense(self, name, inputs, units):
         options = {"units": units, "use_bias": False, "kernel_initializer": KAIMING_NORMAL}
         return self.sublayer(keras.layers.Dense, name, (None, inputs), **options)
 
-    def _batch_norm(self, name, shape, dtype):
+    def _batch_norm(self, name, shape, of_features=False):
         options = {"momentum": 0.9, "epsilon": 1e-5, "synchronized": self.synchronized}
-        return self.sublayer(keras.layers.BatchNormalization, name, shape, dtype, **options)
+        return self.sublayer(keras.layers.BatchNormalization, name, shape, of_features, **options)
 
     def call(self, x, training=None):
         """Returns the selected mixture of the branches."""
