@@ -22,7 +22,7 @@ import numpy as np
 from na_keras.graph.calls import calls_of, checked_functional, models_of
 from na_keras.graph.copying import ModelCopy
 from na_keras.graph.feature_maps import NORMALIZATIONS, formats_of_operations
-from na_keras.graph.insertion_points import find_insertion_points
+from na_keras.graph.insertion_points import find_insertion_points, sample_of
 from na_keras.layers import get_attention, property_of
 
 layers = keras.layers
@@ -124,8 +124,24 @@ def way_to_a_constant(module):
     return 'Choose initial weights with which it starts as one, or a module that does: attention="na".'
 
 
-def fold(layer, module, shape):
+def scalable_weights(layer):
+    """The weights that a layer's output is linear in, all together; or none."""
+    weights = {weight.name: weight for weight in layer.weights}
+    linear = getattr(layer, "activation", None) in (None, keras.activations.linear)
+    for classes, scaled, others in SCALABLE:
+        if isinstance(layer, classes) and scaled[0] in weights and linear and set(weights) <= {*scaled, *others}:
+            return [weights[name] for name in scaled if name in weights]
+    return []
+
+
+def fold(layer, module, shape, others):
     """Divides a layer's output by the constant that the fresh module after it multiplies by, in the layer's weights.
+
+    Args:
+        layer: of the copy.
+        module: after it, built.
+        shape: of what is between them.
+        others: names of layers that could take up a constant, for the message.
 
     Raises:
         ValueError: the module has no constant, or the layer no weights that its output is linear in.
@@ -139,20 +155,16 @@ def fold(layer, module, shape):
         )
     if k == 1:
         return
-    weights = {weight.name: weight for weight in layer.weights}
-    for classes, scaled, others in SCALABLE:
-        linear = getattr(layer, "activation", None) in (None, keras.activations.linear)
-        if isinstance(layer, classes) and scaled[0] in weights and linear and set(weights) <= {*scaled, *others}:
-            for name in scaled:
-                if name in weights:
-                    value = keras.ops.convert_to_numpy(weights[name])
-                    weights[name].assign((value.astype("float64") / k).astype(value.dtype))
-            return
-    raise ValueError(
-        f"{refusal}: it multiplies by {k:.6g}, and {layer.name!r} ({type(layer).__name__}) has no weights that take up "
-        "the inverse. Choose a normalisation with scale=True, or a convolution or Dense without activation; or use "
-        "preserve=False."
-    )
+    weights = scalable_weights(layer)
+    if not weights:
+        raise ValueError(
+            f"{refusal}: it multiplies by {k:.6g}, and {layer.name!r} ({type(layer).__name__}) has no weights that "
+            "take up the inverse. Choose a normalisation with scale=True, or a convolution or Dense without activation "
+            f"(of those with feature maps, here: {sample_of(others) if others else 'none'}); or use preserve=False."
+        )
+    for weight in weights:
+        value = keras.ops.convert_to_numpy(weight)
+        weight.assign((value.astype("float64") / k).astype(value.dtype))
 
 
 class Insertion(ModelCopy):
@@ -186,8 +198,12 @@ class Insertion(ModelCopy):
 
     def fold_constants(self):
         """Divides the constant gate of each module out of the weights of the layer before it."""
+        layers_here = [
+            layer for layer in self.originals if isinstance(layer, layers.Layer) and id(layer) in self.formats
+        ]
+        others = [layer.name for layer in layers_here if scalable_weights(layer)]
         for key, module in self.modules.items():
-            fold(self.copies[key], module, self.shapes[key])
+            fold(self.copies[key], module, self.shapes[key], others)
 
 
 def insert_attention(model, attention="na", where=None, preserve=False):

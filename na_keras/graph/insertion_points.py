@@ -150,7 +150,7 @@ def advice_on_where(model, before_additions):
         seen = f"Additions may be inside of {kinds}, where they are not seen. {seen}"
     pattern = f"^{re.escape((before or names)[-1])}$"
     return (
-        f'{seen}. Say where the modules go: where="{pattern}", for one, is a regular expression searched in layer '
+        f'{seen}; say where the modules go: where="{pattern}", for one, is a regular expression searched in layer '
         f"names. Layers with feature maps: {sample_of(names)}"
     )
 

@@ -122,11 +122,8 @@ def check_groups(layer, channels, groups, smallest=1):
     """Raises ValueError if `channels` cannot be divided into `groups` equal parts of at least `smallest` channels."""
     if channels % groups == 0 and channels // groups >= smallest:
         return
-    fitting = [
-        divisor for divisor in range(1, groups + 1) if channels % divisor == 0 and channels >= smallest * divisor
-    ]
-    size = f" of at least {smallest}" if smallest > 1 else ""
-    advice = f"groups={fitting[-1]} would do" if fitting else "too few channels"
+    size, largest = f" of at least {smallest}" if smallest > 1 else "", channels // smallest
+    advice = f"groups={largest_divisor(channels, min(groups, largest))} would do" if largest else "too few channels"
     raise ValueError(
         f"{layer} divides the channels into equal groups{size}: groups must divide them. "
         f"Received: {channels} channels, groups={groups}; {advice}"
@@ -142,6 +139,11 @@ def check_reduction(layer, channels, reduction, features=1):
             f"{layer} reduces the channels to channels // reduction, of which {features} must remain. "
             f"Received: {channels} channels, reduction={reduction}; {advice}"
         )
+
+
+def largest_divisor(number, limit):
+    """The largest divisor of `number` that is at most `limit`."""
+    return max(divisor for divisor in range(1, min(number, limit) + 1) if number % divisor == 0)
 
 
 def precision_of(layer):

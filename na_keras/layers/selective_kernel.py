@@ -13,6 +13,7 @@ default: one dense and one with 32 groups, neither dilated, and no lower bound L
 `groups=(32, 32), dilation_rates=(1, 2), minimum_features=32`.
 """
 
+import math
 from functools import partial
 
 import keras
@@ -20,13 +21,12 @@ from keras import ops
 
 from na_keras.layers.feature_map import (
     FeatureMapLayer,
-    check_groups,
     check_positive_integer,
-    check_reduction,
     convolve,
     for_statistics,
     from_channels_last,
     in_dtype_of,
+    largest_divisor,
     linear,
     softmax,
     to_channels_last,
@@ -159,11 +159,7 @@ class SelectiveKernel(FeatureMapLayer):
         """Creates `branch_1_conv`, `branch_1_bn`, ..., `squeeze`, `squeeze_bn` and `excite`; no biases."""
         channels = self.check_input(input_shape)
         filters = self.filters or channels
-        for groups in self.groups:
-            check_groups("SelectiveKernel", channels, groups)
-            check_groups("SelectiveKernel", filters, groups)
-        if self.minimum_features == 1:
-            check_reduction("SelectiveKernel", filters, self.reduction)
+        self._check_arguments(channels, filters)
         features = max(filters // self.reduction, self.minimum_features)
         self.convolutions, self.norms = [], []
         for order, (groups, dilation) in enumerate(zip(self.groups, self.dilation_rates, strict=True), start=1):
@@ -186,6 +182,19 @@ class SelectiveKernel(FeatureMapLayer):
         self.squeeze = self._dense("squeeze", filters, features)
         self.squeeze_bn = self._batch_norm("squeeze_bn", (None, features))
         self.excite = self._dense("excite", features, len(self.groups) * filters)
+
+    def _check_arguments(self, channels, filters):
+        """Raises ValueError if a branch's groups or the reduction do not fit; what fits is one advice."""
+        common = math.gcd(channels, filters)
+        fitting = {"groups": tuple(largest_divisor(common, number) for number in self.groups)}
+        fitting["reduction"] = self.reduction if self.minimum_features > 1 else min(self.reduction, filters)
+        wrong = [f"{name}={value}" for name, value in fitting.items() if value != getattr(self, name)]
+        if wrong:
+            raise ValueError(
+                "SelectiveKernel needs groups that each divide channels and filters, and filters // reduction above 0. "
+                f"Received: {channels} channels, {filters} filters, groups={self.groups}, reduction={self.reduction}; "
+                f"{', '.join(wrong)} would do"
+            )
 
     def _dense(self, name, inputs, units):
         options = {"units": units, "use_bias": False, "kernel_initializer": KAIMING_NORMAL}

@@ -86,6 +86,18 @@ def test_initial_weights_that_are_given_stay(residual):
         insert_attention(residual, functools.partial(factory, excite_kernel_initializer="ones"), preserve=True)
 
 
+def test_layers_that_can_take_up_a_constant_are_named():
+    image = keras.Input((4, 5, 3))
+    x = layers.Conv2D(4, 1, activation="relu", name="active")(image)
+    x = layers.BatchNormalization(name="norm")(layers.Conv2D(4, 1, name="linear")(x))
+    model = keras.Model(image, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
+    with pytest.raises(ValueError, match="'active'.*with feature maps, here: linear, norm.; or use") as refused:
+        insert_attention(model, where="active", preserve=True)
+    for name in re.search("here: (.*)[)]; or", str(refused.value))[1].split(", "):
+        new = insert_attention(model, where=name, preserve=True)
+        np.testing.assert_allclose(answers(new)[0], answers(model)[0], atol=2e-6)
+
+
 # Networks without a normalisation before an addition, and where a module goes then: the last maps of several positions.
 NETWORKS = {
     "VGG16": "block5_pool",
@@ -133,7 +145,7 @@ def like_inception_resnet(x):
 def test_a_module_goes_where_the_advice_says(network, advised):
     image = keras.Input((8, 8, 3))
     model = keras.Model(image, network(image))
-    with pytest.raises(ValueError, match="Say where the modules go") as refused:
+    with pytest.raises(ValueError, match="say where the modules go") as refused:
         insert_attention(model)
     (where,) = re.findall(r'where="([^"]*)"', str(refused.value))
     new = insert_attention(model, where=where)
