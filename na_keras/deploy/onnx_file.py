@@ -5,6 +5,8 @@ tensors of TensorFlow and no variables; so that layer is replaced by Rescaling, 
 numbers.
 """
 
+import warnings
+
 import keras
 import numpy as np
 
@@ -82,6 +84,8 @@ def write_onnx(model, path):
     signature = [keras.InputSpec(shape=(None, *model.input_shape[1:]), dtype="float32", name=INPUT)]
 
     def write(temporary):
-        network.export(str(temporary), format="onnx", verbose=False, input_signature=signature)
+        with warnings.catch_warnings():  # Keras' own patch of tf2onnx looks for this old name
+            warnings.filterwarnings("ignore", "In the future `np.object`", FutureWarning)
+            network.export(str(temporary), format="onnx", verbose=False, input_signature=signature)
 
     replace_file(path, write)

@@ -10,10 +10,7 @@ from small_run import make_run, picture
 from consumers import answer_rules
 from na_keras.deploy import onnx_file
 
-WARNINGS = (
-    "ignore:In the future `np.object`:FutureWarning",  # Keras' own patch of tf2onnx looks for it
-    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning",
-)
+WARNINGS = ("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning",)
 
 
 @pytest.mark.filterwarnings(*WARNINGS)
