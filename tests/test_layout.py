@@ -21,7 +21,7 @@ ARROWS = {
     "layers": (),
     "optimizers": (),
     "models": ("layers",),
-    "model_files": ("files", "layers"),
+    "model_files": ("files", "graph", "layers"),
     "graph": ("layers", "models"),
     "torch_weights": ("layers", "models"),
     "data": ("files",),

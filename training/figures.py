@@ -137,7 +137,7 @@ def load_networks(named):
     models = {}
     for name, path in named:
         models[name] = load_model(path)
-        check_classifier(models[name])
+        models[name] = check_classifier(models[name])
     shapes = {(model.input_shape[1:], model.output_shape[1:]) for model in models.values()}
     if len(shapes) > 1:
         raise ValueError(f"Expected networks of equal image sizes and classes. Received: {sorted(shapes)}")

@@ -17,6 +17,15 @@ from na_keras.graph.calls import calls_of, checked_functional, fresh_inputs, nes
 from na_keras.graph.copying import copy_layer, copy_model, copy_state
 
 HALF_PRECISION = ("float16", "bfloat16", "mixed_float16", "mixed_bfloat16")
+# Layers that do nothing at inference, by their exact class. Some are younger than the oldest Keras that is taken.
+INACTIVE_NAMES = (
+    "Dropout SpatialDropout1D SpatialDropout2D SpatialDropout3D GaussianDropout GaussianNoise AlphaDropout "
+)
+INACTIVE_NAMES += "ActivityRegularization RandomBrightness RandomColorDegeneration RandomColorJitter RandomContrast "
+INACTIVE_NAMES += "RandomElasticTransform RandomErasing RandomFlip RandomGaussianBlur RandomGrayscale RandomHue "
+INACTIVE_NAMES += "RandomInvert RandomPerspective RandomPosterization RandomRotation RandomSaturation RandomSharpness "
+INACTIVE_NAMES += "RandomShear RandomTranslation RandomZoom"
+INACTIVE = tuple(getattr(layers, name) for name in INACTIVE_NAMES.split() if hasattr(layers, name))
 CONVOLUTIONS = (layers.Conv2D, layers.DepthwiseConv2D)  # that batch norm is folded into; not their subclasses
 
 
@@ -199,7 +208,7 @@ class Rewriter:
             self.counts[name] += count
 
         def call(operation, *args, **kwargs):
-            if id(operation) in replacements.dropped:
+            if id(operation) in replacements.dropped or type(operation) in INACTIVE:
                 return args[0]
             if id(operation) in replacements.replaced:
                 return replacements.replaced[id(operation)](args[0])
@@ -250,7 +259,8 @@ def deploy_copy(model, form="tensorflow"):
 
     Everything computes in float32, whatever the training policy was; each batch norm is folded into the convolution
     before it, where that is the same function; NA takes the form that suits what runs it. Layers of your own stay what
-    they are: they are copied with their state, as `insert_attention` copies them.
+    they are: they are copied with their state, as `insert_attention` copies them. Keras' dropout, noise and random
+    augmentation, which do nothing at inference, are left out.
 
     Args:
         model: functional Keras model, or a Sequential with a known input shape. It is left as it is.

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from engine import checkpoints, run_directory
 from engine.training_state import make_model
+from na_keras import model_files
 from na_keras.model_files import check_classifier, load_model, training_record
 
 
@@ -47,7 +48,7 @@ class Trained:
 def read_labels(folder):
     """The class names in a run's or an exported version's folder; None if it holds none."""
     labels = folder / run_directory.LABELS
-    return labels.read_text("utf-8").splitlines() if labels.exists() else None
+    return model_files.read_labels(labels) if labels.exists() else None
 
 
 def exported_labels(version):
@@ -59,7 +60,7 @@ def exported_labels(version):
 def open_keras_file(path):
     """A .keras file, with recipe.json beside it if it is still in its run directory."""
     model = load_model(path)
-    check_classifier(model)
+    model = check_classifier(model)
     shape = model.input_shape
     if shape[1] is None or shape[1] != shape[2]:
         raise ValueError(f"Expected a network of square images of a known size. Received: {shape}")
