@@ -46,7 +46,12 @@ def parse_arguments(argv):
     )
     add("--tflite", nargs="+", type=command_line.named_path, metavar="NAME=FILE", help="your own, instead of --model")
     add("--batch-size", nargs="+", type=int, default=[1], help="for Keras and SavedModels (default: %(default)s)")
-    add("--size", type=int, default=224, help="pixels of the images' sides (default: %(default)s)")
+    add(
+        "--size",
+        type=int,
+        default=224,
+        help="pixels of the images' sides; exported files have one of their own (default: %(default)s)",
+    )
     add("--rounds", type=int, default=25, help="(default: %(default)s)")
     add("--threads", type=int, default=1, help="of LiteRT; TensorFlow uses all cores (default: %(default)s)")
     add("--workdir", type=command_line.path, help="keeps the exported networks for the next time")
@@ -149,7 +154,8 @@ def measure_group(group, candidates, rounds):
     rows = []
     for candidate in candidates:
         name, failure = candidate.name, failures.get(candidate.name)
-        row = report.Row(*group, name, 0.0 if failure else candidate.megabytes())
+        side = getattr(ready.get(name), "side", None)
+        row = report.Row(*group, name, 0.0 if failure else candidate.megabytes(), side=side)
         if name in timings:
             rows.append(dataclasses.replace(row, **dataclasses.asdict(timings[name])))
         else:
@@ -208,12 +214,14 @@ def report_rows(rows, arguments):
     """Prints the table twice and writes the files that were asked for."""
     from na_keras.files import replace_file
 
-    about = report.circumstances(arguments.threads, arguments.rounds, arguments.size)
-    print(f"\n{about}\n\n{report.table(rows, arguments.size)}\n")
-    print(report.table(rows, arguments.size, "markdown"))
+    sizes = report.image_sizes(rows, arguments.size)
+    size = sizes[0] if len(sizes) == 1 else None  # that the targets are for
+    about = report.circumstances(arguments.threads, arguments.rounds, sizes)
+    print(f"\n{about}\n\n{report.table(rows, size)}\n")
+    print(report.table(rows, size, "markdown"))
     for path, write in ((arguments.table, report.write_csv), (arguments.output, report.draw)):
         if path is not None:
-            replace_file(path, partial(write, rows, arguments.size, about))
+            replace_file(path, partial(write, rows, size, about))
 
 
 def main(argv=None):

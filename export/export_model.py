@@ -25,6 +25,7 @@ import os
 import sys
 
 import command_line
+from consumers.gates import GATES, gates_help
 from versions import publish
 
 os.environ["KERAS_BACKEND"] = "tensorflow"  # SavedModel and TFLite are TensorFlow's
@@ -46,7 +47,9 @@ def choose_sizes(model, recipe, resize):
 
 def choose_labels(path, recorded, classes):
     """The class names: of the file `path`, else those `recorded` with the run, else 0, 1, 2 ..."""
-    labels = recorded if path is None else path.read_text("utf-8").splitlines()
+    from na_keras.model_files import read_labels
+
+    labels = recorded if path is None else read_labels(path)
     if labels is None:
         print("No labels.txt beside the model and no --labels: the classes are called 0, 1, 2 ...")
         labels = [str(index) for index in range(classes)]
@@ -86,20 +89,27 @@ def needs_samples(kinds):
     return any(TFLITE_KINDS[kind].quantized for kind in kinds)
 
 
-def check_kinds(kinds, model):
-    """Raises ValueError unless the model has what the kinds of files need."""
+def unsuitable_kinds(kinds, model):
+    """{kind: why no such file can be written of this model, or the models inside it}; of the others nothing."""
     from na_keras import NormalizationAttention
     from na_keras.deploy import TFLITE_KINDS, attention_forms
+    from na_keras.graph.calls import calls_of, models_of
 
-    attention = [layer for layer in model.layers if isinstance(layer, NormalizationAttention)]
+    operations = [call.operation for inner in models_of(model) for call in calls_of(inner)]
+    attention = [operation for operation in operations if isinstance(operation, NormalizationAttention)]
+    reasons = {}
     for kind in kinds:
         if TFLITE_KINDS[kind].float_gates_of and not attention:
-            raise ValueError(
+            reasons[kind] = (
                 f"{kind} keeps the gates of NormalizationAttention in float, and this network has none: leave it out; "
                 f"{TFLITE_KINDS[kind].float_gates_of} is the file you want."
             )
-    for layer in attention if needs_samples(kinds) else ():
-        attention_forms.check_integer_safe(layer)
+        try:
+            for layer in attention if TFLITE_KINDS[kind].quantized else ():
+                attention_forms.check_integer_safe(layer)
+        except ValueError as error:
+            reasons[kind] = f"{kind}: {error}"
+    return reasons
 
 
 def make_plan(arguments):
@@ -109,18 +119,22 @@ def make_plan(arguments):
         ValueError, OSError: a flag, the model or a file beside it does not fit; the message says which.
     """
     from na_keras.deploy import rewrite
+    from na_keras.graph.calls import checked_functional
     from na_keras.model_files import check_classifier, load_model, training_record
-    from versions import writer
+    from versions import tflite_folder, writer
 
-    model = load_model(arguments.model)
-    check_classifier(model)
-    model = rewrite.in_float32(model)
+    model = check_classifier(load_model(arguments.model))
+    model = rewrite.in_float32(checked_functional(model, "An export"))
     recipe, recorded = training_record(arguments.model)
     labels = choose_labels(arguments.labels, recorded, model.output_shape[-1])
     resize, size = choose_sizes(model, recipe, arguments.resize)
     kinds = tuple(dict.fromkeys(arguments.tflite))
-    check_kinds(kinds, model)
-    samples = choose_samples(arguments, recipe, resize, size) if needs_samples(kinds) else None
+    unsuitable = unsuitable_kinds(kinds, model)
+    if unsuitable and not arguments.keep_going:
+        raise ValueError("\n".join(unsuitable.values()))
+    kinds = tuple(kind for kind in kinds if kind not in unsuitable)
+    wanted = needs_samples(kinds) or arguments.sample_images is not None  # which verification asks about too
+    samples = choose_samples(arguments, recipe, resize, size) if wanted else None
     plan = writer.Plan(
         model=model,
         labels=labels,
@@ -134,6 +148,9 @@ def make_plan(arguments):
         representative=samples,
         onnx=arguments.onnx,
         exif_orientation=upright(recipe),
+        accept=tuple(arguments.accept),
+        keep_going=arguments.keep_going,
+        failed={tflite_folder.file_name(kind): reason for kind, reason in unsuitable.items()},
     )
     return plan, recipe
 
@@ -153,11 +170,15 @@ def print_checks(target, checks):
         )
     for name, reason in checks["skipped"].items():
         print(f"  not checked with {name}: {reason}")
+    for entry in checks["accepted"]:
+        print(f"  accepted ({entry['gate']}): {entry['finding']}")
+    for name, reason in checks["failed"].items():
+        print(f"export_model.py: failed and left out: {name}: {reason.removeprefix(f'{name}: ')}", file=sys.stderr)
 
 
 def parse_arguments(argv):
     kinds = command_line.tflite_kinds()
-    parser = command_line.make_parser(__doc__, epilog=command_line.kinds_help())
+    parser = command_line.make_parser(__doc__, epilog=f"{command_line.kinds_help()}\n\n{gates_help()}")
     add = parser.add_argument
     add("--model", type=command_line.path, required=True, help="a .keras file")
     add("--output", type=command_line.path, required=True, help="base folder of the versions")
@@ -188,10 +209,25 @@ def parse_arguments(argv):
         metavar="KIND",
         help=f"kinds of TFLite files: {', '.join(kinds)}; see below (default: float32)",
     )
-    add("--sample-images", type=command_line.path, metavar="DIR", help="images for the ranges of quantized files")
+    add(
+        "--sample-images",
+        type=command_line.path,
+        metavar="DIR",
+        help="images for the ranges of quantized files, and for verification",
+    )
     add("--data-dir", type=command_line.path, help="where the run's dataset lies, instead of --sample-images")
     add("--sample-count", type=int, default=200, help="how many of these images, at most (default: %(default)s)")
     add("--onnx", action="store_true", help="write onnx/model.onnx too; needs the extra onnx")
+    add(
+        "--accept",
+        choices=GATES,
+        nargs="+",
+        default=[],
+        metavar="GATE",
+        help=f"publish in spite of what these gates of verification find: {', '.join(GATES)}; see below. The manifest "
+        "records it",
+    )
+    add("--keep-going", action="store_true", help="publish without the TFLite and ONNX files that fail, and name them")
     arguments = parser.parse_args(argv)
     if arguments.sample_count < 1:
         parser.error(f"--sample-count must be at least 1. Received: {arguments.sample_count}")

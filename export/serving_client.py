@@ -12,6 +12,7 @@ does not decode; then they are asked about one by one, so that the others are an
 import argparse
 import base64
 import http.client
+import ipaddress
 import json
 import os
 import pathlib
@@ -20,6 +21,7 @@ import sys
 import tempfile
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -76,6 +78,22 @@ def shorten(message):
     return " ".join(message.split())[:500]
 
 
+def is_loopback(host):
+    """Whether a host's name or address is this machine's own."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host or "").is_loopback
+    except ValueError:
+        return False
+
+
+def open_url(request, timeout):
+    """As urllib.request.urlopen; what goes to this machine itself goes through no proxy (`http_proxy`), which would
+    look for the server on another."""
+    if not is_loopback(urllib.parse.urlsplit(request.full_url).hostname):
+        return urllib.request.urlopen(request, timeout=timeout)
+    return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=timeout)
+
+
 def rest_predict(url, signature, instances, timeout):
     """The rows of a server's answer, one {output: value} for each instance.
 
@@ -92,7 +110,7 @@ def rest_predict(url, signature, instances, timeout):
     request = f"{url.rstrip('/')}:predict"
     try:
         request = urllib.request.Request(request, body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=timeout) as response:
+        with open_url(request, timeout) as response:
             answer = json.load(response)
     except urllib.error.HTTPError as error:
         kind = {400: Refused, 503: Unavailable}.get(error.code, ClientError)
@@ -136,6 +154,8 @@ def grpc_predict(address, model_name, signature, inputs, timeout):
     for name, value in inputs.items():
         request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
     unlimited = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+    if is_loopback(address.rpartition(":")[0].strip("[]")):
+        unlimited.append(("grpc.enable_http_proxy", 0))
     with grpc.insecure_channel(address, options=unlimited) as channel:
         try:
             response = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request, timeout=timeout)

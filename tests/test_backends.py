@@ -27,9 +27,11 @@ PORTABLE = [
 LEFT_OUT = {
     "test_grad_cam": "integer_images or refused",
     "test_insertion": "not (half or entered or adapted)",
-    "test_layers_contract": "output_shape or overflow or bfloat16",
-    "test_layers_normalization_attention": "refused or output_shape",
-    "test_layers_peers": "refused or kernel_size_of or own_form",
+    "test_layers_contract": "output_shape or overflow or bfloat16 or integers",
+    "test_layers_normalization_attention": (
+        "refused or output_shape or (gradients_equal_the_authors and not (00 or code_context))"
+    ),
+    "test_layers_peers": "refused or kernel_size_of or own_form or would_do or advised or too_few",
     "test_models": (
         "trainable_parameters or names or stage_outputs or refuse or initial_weights or decode or heads or selective"
         " or smallest or blocks or bfloat16 or saved_network or weights_takes or users or published or builder1"

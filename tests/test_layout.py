@@ -22,7 +22,7 @@ ARROWS = {
     "optimizers": (),
     "graph": ("layers",),
     "torch_weights": ("layers",),
-    "model_files": ("files", "layers"),
+    "model_files": ("files", "graph", "layers"),
     "pretrained": ("graph", "layers", "model_files", "torch_weights"),
     "models": ("layers", "pretrained"),
     "networks": ("graph", "layers", "model_files", "models", "pretrained"),

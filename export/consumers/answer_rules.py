@@ -9,6 +9,7 @@ more, relatively, than its logit.
 
 import numpy as np
 
+from consumers.gates import Finding
 from consumers.protocol import batches
 
 TOLERANCE = 1e-4  # of the largest logit; float32 programs of these networks differ by some 1e-5 of it
@@ -71,6 +72,11 @@ def check_top(answer, expected, labels, scale):
     return largest, [f"class {classes[at]} is called {str(names[at])!r}, expected {str(labels[classes[at]])!r}"]
 
 
+def differs(value, name=""):
+    """The Finding that a float32 artifact's answers differ by `value`; a number may be accepted, NaN may not."""
+    return Finding(f"{name} differs by {value:.1e}".strip(), "float-difference" if np.isfinite(value) else None)
+
+
 def check_calls(answers, reference, groups):
     """Answers of a whole SavedModel, keys as in protocol.py, against the reference.
 
@@ -100,7 +106,7 @@ def check_calls(answers, reference, groups):
             differences[group] = float(np.maximum(differences[group], values))  # NaN stays NaN
             found += [f"{call}: {sentence}" for sentence in sentences]
         if not differences[group] <= TOLERANCE:
-            found.append(f"{group} differs by {differences[group]:.1e}")
+            found.append(differs(differences[group], group))
     return differences, found
 
 
@@ -135,4 +141,4 @@ def check_reduced(limits, ours, reference):
         found.append(f"correlates by {numbers['correlation']:.3f} only, expected {least}")
     if not spread(ours) >= SMALLEST_SPREAD:
         found.append("says the same of every image")
-    return numbers, found
+    return numbers, [Finding(sentence, "reduced-precision") for sentence in found]

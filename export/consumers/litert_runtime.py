@@ -1,4 +1,4 @@
-"""Consumer: LiteRT, the runtime of TFLite files, with float or quantized input and output.
+"""Consumer: LiteRT, the runtime of TFLite files, with float or integer pixels in and float or quantized output.
 
 python -m consumers.litert_runtime FILE.tflite REFERENCE.npz ANSWERS.npz      (from export/; see protocol.py)
 """
@@ -18,14 +18,12 @@ def custom_operations(path):
     return sorted({code.customCode.decode() for code in model.operatorCodes if code.customCode})
 
 
-def quantize(array, details):
-    """Float values as the tensor's integers, round(value / scale) + zero point, clipped; a float tensor's stay."""
-    dtype = np.dtype(details["dtype"])
-    if dtype.kind == "f":
+def stored_pixels(array, dtype):
+    """Pixels 0..255 as apps and MediaPipe write them into a file's input, whatever scale it declares: floats, raw bytes
+    of a uint8 input, or bytes less 128 of an int8 one."""
+    if np.dtype(dtype).kind == "f":
         return array.astype(dtype)
-    scale, zero_point = details["quantization"]
-    limits = np.iinfo(dtype)
-    return np.clip(np.round(array / scale) + zero_point, limits.min, limits.max).astype(dtype)
+    return (np.clip(np.round(array), 0, 255) + np.iinfo(dtype).min).astype(dtype)
 
 
 def dequantize(array, details):
@@ -47,7 +45,7 @@ def consume(path, reference):
         raise ValueError(f"Expected the signature {expected}. Received: {signatures}")
     run = interpreter.get_signature_runner("serving_default")
     image, probabilities = run.get_input_details()["images"], run.get_output_details()["probabilities"]
-    rows = [run(images=quantize(row[None], image))["probabilities"] for row in reference["images"]]
+    rows = [run(images=stored_pixels(row[None], image["dtype"]))["probabilities"] for row in reference["images"]]
     answers = {"probabilities": dequantize(np.concatenate(rows), probabilities)}
     return answers, {"runtime": f"LiteRT {importlib.metadata.version('ai-edge-litert')}"}
 

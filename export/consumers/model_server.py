@@ -69,7 +69,7 @@ def free_ports(count):
 def version_state(url):
     """(state, error message) of the model's version 1 as the server reports it; (None, why) before it answers."""
     try:
-        with urllib.request.urlopen(f"{url}/versions/1", timeout=5) as response:
+        with serving_client.open_url(urllib.request.Request(f"{url}/versions/1"), 5) as response:
             status = json.load(response)["model_version_status"][0]
     except urllib.error.HTTPError as error:
         return None, f"status {error.code}"

@@ -17,6 +17,7 @@ import numpy as np
 
 from consumers import answer_rules
 from consumers.answer_rules import SMALLEST_SPREAD, TOLERANCE
+from consumers.gates import Finding
 from consumers.protocol import INPUT, SKIPPED
 
 # Consumers of the SavedModel: module, and what must have answered (the server's gRPC is added where it was asked).
@@ -72,7 +73,7 @@ def check_file(path, answers, reference):
     ours, expected = answers["probabilities"], reference["probabilities"]
     if kind == "float32":
         value = answer_rules.difference(ours, expected, answer_rules.float32_scale(expected))
-        return {path.name: value}, {}, [] if value <= TOLERANCE else [f"differs by {value:.1e}"]
+        return {path.name: value}, {}, [] if value <= TOLERANCE else [answer_rules.differs(value)]
     limits = json.loads(str(reference["limits"])) if "limits" in reference else {}
     if kind not in limits:
         kinds = ", ".join(("float32", *limits))
@@ -102,6 +103,21 @@ def check_savedmodel(name, answers, groups, reference):
     return {f"{name}/{group}": value for group, value in differences.items()}, {}, sentences
 
 
+def check_reference(reference, spread):
+    """A list with what makes agreement with the Keras model's answers worthless, or none."""
+    probabilities, origin = reference["probabilities"], reference.get("origin", np.array("images"))
+    if not np.isfinite(probabilities).all():
+        return [Finding("The Keras model's answers are not finite numbers.")]
+    if spread >= SMALLEST_SPREAD:
+        return []
+    sentence = (
+        f"The Keras model's answers to the {len(probabilities)} {origin} that verification asks about differ by "
+        f"{spread:.1e} only, so that agreement on them says nothing. Ask about images that it tells apart "
+        "(export_model.py --sample-images DIR), or accept it (--accept equal-answers)."
+    )
+    return [Finding(sentence, "equal-answers")]
+
+
 def verify(version, reference_file):
     """Asks every consumer about a version.
 
@@ -110,19 +126,14 @@ def verify(version, reference_file):
         reference_file: path of REFERENCE.npz.
 
     Returns:
-        (the JSON object, a list of sentences about everything that is wrong).
+        (the JSON object, a list of gates.Finding, sentences about everything that is wrong).
     """
     with np.load(reference_file, allow_pickle=False) as file:
         reference = dict(file)
     spread = answer_rules.spread(reference["probabilities"])
     report = {"tolerance": TOLERANCE, "largest_difference": {}, "spread": spread}
     report |= {"reduced_precision": {}, "consumers": {}, "skipped": {}}
-    found = []
-    if not spread >= SMALLEST_SPREAD:
-        found.append(
-            f"The network's answers to different images differ by {spread:.1e} only, so that agreement says nothing; "
-            "has it been trained?"
-        )
+    found = check_reference(reference, spread)
     jobs = tasks(version)
     finished = run_consumers(jobs, reference_file)
     for name, (_, path, groups) in jobs.items():
@@ -132,7 +143,7 @@ def verify(version, reference_file):
             report["skipped"][name] = str(reason)
             continue
         except ConsumerError as error:
-            found.append(f"{name}: {error}")
+            found.append(Finding(f"{name}: {error}", artifact=name))
             continue
         if groups is None:
             differences, numbers, sentences = check_file(path, answers, reference)
@@ -140,7 +151,7 @@ def verify(version, reference_file):
             differences, numbers, sentences = check_savedmodel(name, answers, groups, reference)
         report["largest_difference"] |= differences
         report["reduced_precision"] |= numbers
-        found += [f"{name}: {sentence}" for sentence in sentences]
+        found += [Finding(f"{name}: {text}", getattr(text, "gate", None), name) for text in sentences]
         parts = report["consumers"][name].pop("skipped", {})
         report["skipped"] |= {f"{name}/{part}": reason for part, reason in parts.items()}
     return report, found

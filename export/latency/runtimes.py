@@ -57,13 +57,19 @@ def as_dtype(images, dtype):
     return images.astype(dtype)
 
 
+def on_images(program, images):
+    """The program, with the pixels of its images' sides as its attribute `side`: a file has a size of its own."""
+    program.side = int(images.shape[1])
+    return program
+
+
 def keras_program(network, batch, size, threads):
     """network(images) in a tf.function."""
     import tensorflow as tf
 
     images = tf.constant(networks.synthetic_images(batch, size))
     run = tf.function(lambda images: network(images, training=False)).get_concrete_function(images)
-    return lambda: [run(images).numpy()]
+    return on_images(lambda: [run(images).numpy()], images)
 
 
 def saved_model_program(path, batch, size, threads):
@@ -84,7 +90,7 @@ def saved_model_program(path, batch, size, threads):
     def run(loaded=loaded):  # the signature does not keep the variables alive
         return [value.numpy() for value in signature(**{name: images}).values()]
 
-    return run
+    return on_images(run, images)
 
 
 def tflite_program(path, batch, size, threads):
@@ -95,7 +101,7 @@ def tflite_program(path, batch, size, threads):
     if len(runner.input_shape) != 4:
         raise ValueError(f"Expected one input, an image (1, size, size, 3). Received: {runner.input_shape}")
     images = as_dtype(networks.synthetic_images(*runner.input_shape[:2]), runner.input_dtype)
-    return lambda: runner.run_stored(images)
+    return on_images(lambda: runner.run_stored(images), images)
 
 
 TFLITE = Runtime(tflite_program, write_tflite, package={"ai_edge_litert": "export"})

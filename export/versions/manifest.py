@@ -3,6 +3,7 @@
 import hashlib
 import importlib.metadata
 import json
+import math
 
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
@@ -43,8 +44,20 @@ def fingerprint(folder):
     return {name: str(getattr(read, name)) for name in names}
 
 
+def strict(value):
+    """A value for JSON, which has no NaN and no infinity: they become None, at any depth."""
+    if isinstance(value, dict):
+        return {key: strict(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def write_manifest(folder, **entries):
-    """Writes manifest.json into the finished version `folder`: `entries`, and what the folder itself tells."""
+    """Writes manifest.json into the finished version `folder`: `entries`, and what the folder itself tells.
+
+    It is strict JSON: a number that is none, such as the correlation of a gate that is constant, is null.
+    """
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     content = {
         **entries,
@@ -53,4 +66,4 @@ def write_manifest(folder, **entries):
         "fingerprint": fingerprint(folder),
         "files": {path.relative_to(folder).as_posix(): sha256(path) for path in files},
     }
-    (folder / "manifest.json").write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+    (folder / "manifest.json").write_text(json.dumps(strict(content), indent=2, allow_nan=False) + "\n", "utf-8")

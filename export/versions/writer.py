@@ -33,6 +33,9 @@ class Plan:
         representative: function of images for the quantized kinds, see deploy.convert_tflite.
         onnx: whether to write an ONNX file too.
         exif_orientation: see deploy.write_saved_model.
+        accept: gates (keys of consumers.gates.GATES) whose findings do not stop the export.
+        keep_going: whether files that fail are left out, instead of stopping the export.
+        failed: {file name: reason} of the files that cannot be written from this network; they are not tried.
     """
 
     model: keras.Model
@@ -47,6 +50,9 @@ class Plan:
     representative: Callable | None = None
     onnx: bool = False
     exif_orientation: bool = True
+    accept: tuple = ()
+    keep_going: bool = False
+    failed: dict = dataclasses.field(default_factory=dict)
 
 
 def reference_data(model, labels, resize, size, image_dtype="float32", representative=None, count=4):
@@ -70,8 +76,10 @@ def reference_data(model, labels, resize, size, image_dtype="float32", represent
     if representative is not None:
         images = [image[0] for (image,) in itertools.islice(representative(), SAMPLES)]
     images = np.stack(images).astype(image_dtype)
+    origin = "random patterns" if representative is None else "sample images"
     limits = {name: dataclasses.astuple(kind.limits) for name, kind in deploy.TFLITE_KINDS.items() if kind.limits}
     return {
+        "origin": np.array(origin),
         "limits": np.array(json.dumps(limits)),
         "images": images,
         "files": np.array(files),  # fixed-length bytes: neither format ends in a zero byte, which NumPy would drop
@@ -82,19 +90,67 @@ def reference_data(model, labels, resize, size, image_dtype="float32", represent
 
 
 def check_artifacts(version, reference):
-    """Runs every consumer on a written version, each in a process of its own; returns what verify.py measured.
-
-    Raises:
-        RuntimeError: the artifacts disagree with the Keras model, or do not run at all.
-    """
+    """Runs every consumer on a written version, each in a process of its own; returns (report, findings) of verify."""
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "reference.npz"
         np.savez(path, **reference)
-        report, found = verification.verify(version, path)
-    if found:
-        lines = "\n".join((json.dumps(report), *found))
-        raise RuntimeError(f"The exported artifacts failed verification.\n{lines}")
-    return report
+        return verification.verify(version, path)
+
+
+def remove_file(folder, name, entries, checks):
+    """Takes a TFLite or ONNX file out of a version, with its report and all that was measured of it."""
+    for path in folder.glob(f"*/{name}"):
+        path.unlink()
+        tflite_folder.report_path(path).unlink(missing_ok=True)
+    entries["tflite"].pop(name, None)
+    for key in ("largest_difference", "reduced_precision", "consumers"):
+        checks[key].pop(name, None)
+
+
+def judge(folder, plan, entries, checks, found):
+    """What becomes of a version with these findings: it is refused, or published, with what was accepted and without
+    the files that failed.
+
+    Args:
+        folder, plan: of the version.
+        entries: of the manifest so far; "failed" grows, and "tflite" loses what failed.
+        checks, found: report and findings of verification. `checks` gets "accepted".
+
+    Raises:
+        RuntimeError: something failed that is neither accepted nor may be left out; all that failed is named.
+    """
+    accepted = [finding for finding in found if finding.gate in plan.accept]
+    refused = [finding for finding in found if finding not in accepted]
+    checks["accepted"] = [
+        {"gate": finding.gate, "artifact": finding.artifact, "finding": str(finding)} for finding in accepted
+    ]
+    failed = entries["failed"]
+    files = {path.name for path in folder.glob("*/model*")}
+    for finding in [finding for finding in refused if finding.artifact in files]:
+        failed[finding.artifact] = "; ".join(filter(None, (failed.get(finding.artifact), finding)))
+    whole = [finding for finding in refused if finding.artifact not in files]
+    if whole or (failed and not plan.keep_going):
+        gates = sorted({finding.gate for finding in refused if finding.gate})
+        raise RuntimeError("\n".join(explanation(checks, whole, failed, gates)))
+    for name in failed:
+        remove_file(folder, name, entries, checks)
+    for sub in ("tflite", "onnx"):
+        if (folder / sub).exists() and not any((folder / sub).iterdir()):
+            (folder / sub).rmdir()
+
+
+def explanation(checks, whole, failed, gates):
+    """Lines on why a version was refused, and what may be done about it."""
+    measured = whole or any(name in checks["consumers"] for name in failed)
+    yield "The exported artifacts failed verification." if measured else "Not all files could be written."
+    if measured:
+        yield json.dumps(manifest.strict(checks))
+    yield from whole
+    yield from (f"{name}: {reason.removeprefix(f'{name}: ')}" for name, reason in failed.items())
+    if failed and not whole:
+        yield "To publish what passed, without these files: --keep-going."
+    if gates:
+        yield f"To publish in spite of what a gate found: --accept {' '.join(gates)}."
 
 
 def add_saved_model(folder, plan):
@@ -120,12 +176,15 @@ def add_warmup(folder, plan):
 
 
 def add_converted(folder, plan):
-    described = tflite_folder.write_files(folder / "tflite", plan, lambda kind: print(f"  {kind}", flush=True))
+    described, failed = tflite_folder.write_files(folder / "tflite", plan, lambda kind: print(f"  {kind}", flush=True))
     if plan.onnx:
         print("  onnx", flush=True)
         (folder / "onnx").mkdir()
-        deploy.write_onnx(plan.model, folder / "onnx" / "model.onnx")
-    return {"tflite": described}
+        try:
+            deploy.write_onnx(plan.model, folder / "onnx" / "model.onnx")
+        except Exception as error:  # tf2onnx has several kinds
+            failed["model.onnx"] = tflite_folder.failure(error)
+    return {"tflite": described, "failed": {**plan.failed, **failed}}
 
 
 def add_labels(folder, plan):
@@ -152,8 +211,8 @@ def write_version(folder, plan, source, recipe, check_stopped):
         check_stopped: function that is called between the steps; it raises what is to stop them.
 
     Raises:
-        RuntimeError: the artifacts disagree with the Keras model, or do not run.
-        ValueError: the network does not convert.
+        RuntimeError: the artifacts disagree with the Keras model, or do not run, or could not be written.
+        ValueError: the network has no deploy form.
     """
     entries = {}
     for message, step in STEPS:
@@ -164,7 +223,8 @@ def write_version(folder, plan, source, recipe, check_stopped):
     print("Running the warm-up requests", flush=True)
     warm = warmup.replay(folder)
     print("Verifying with every consumer that is installed, each in a process of its own", flush=True)
-    checks = check_artifacts(folder, plan.reference)
+    checks, found = check_artifacts(folder, plan.reference)
+    judge(folder, plan, entries, checks, found)
     manifest.write_manifest(
         folder,
         model={"path": str(source), "sha256": manifest.sha256(source), "name": plan.model.name},
@@ -179,4 +239,4 @@ def write_version(folder, plan, source, recipe, check_stopped):
         **entries,
     )
     check_stopped()
-    return checks
+    return {**checks, "failed": entries["failed"]}

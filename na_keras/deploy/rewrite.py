@@ -14,8 +14,18 @@ from keras import layers
 from na_keras import NormalizationAttention
 from na_keras.deploy.attention_forms import FORMS, check_integer_safe, has_form
 from na_keras.graph.calls import calls_of, checked_functional, fresh_inputs, nested_model, run_graph
+from na_keras.graph.copying import copy_layer, copy_model, copy_state
 
 HALF_PRECISION = ("float16", "bfloat16", "mixed_float16", "mixed_bfloat16")
+# Layers that do nothing at inference, by their exact class. Some are younger than the oldest Keras that is taken.
+INACTIVE_NAMES = (
+    "Dropout SpatialDropout1D SpatialDropout2D SpatialDropout3D GaussianDropout GaussianNoise AlphaDropout "
+)
+INACTIVE_NAMES += "ActivityRegularization RandomBrightness RandomColorDegeneration RandomColorJitter RandomContrast "
+INACTIVE_NAMES += "RandomElasticTransform RandomErasing RandomFlip RandomGaussianBlur RandomGrayscale RandomHue "
+INACTIVE_NAMES += "RandomInvert RandomPerspective RandomPosterization RandomRotation RandomSaturation RandomSharpness "
+INACTIVE_NAMES += "RandomShear RandomTranslation RandomZoom"
+INACTIVE = tuple(getattr(layers, name) for name in INACTIVE_NAMES.split() if hasattr(layers, name))
 CONVOLUTIONS = (layers.Conv2D, layers.DepthwiseConv2D)  # that batch norm is folded into; not their subclasses
 
 
@@ -72,15 +82,17 @@ def mentions_other_precision(config):
 
 
 def float32_copy(model):
-    """The same network with the same weights, built to compute in float32."""
-    copy = type(model).from_config(with_float32(model.get_config()))
-    copy.set_weights(model.get_weights())
-    return copy
+    """The same network with the same state, built to compute in float32; see `copy_model`."""
+    return copy_model(model, with_float32)
 
 
 def in_float32(model):
     """The model itself if all of it computes in float32, else its `float32_copy`."""
-    return float32_copy(model) if mentions_other_precision(model.get_config()) else model
+    try:
+        config = model.get_config()
+    except Exception:  # a layer has none: copying says which
+        return float32_copy(model)
+    return float32_copy(model) if mentions_other_precision(config) else model
 
 
 def in_float64(weight, default):
@@ -173,11 +185,6 @@ class Replacements:
             check_integer_safe(attention)
 
 
-def copy_layer(operation):
-    """The same layer or keras.ops operation, for another graph; weights are copied when it has been called."""
-    return type(operation).from_config(operation.get_config())
-
-
 class Rewriter:
     """Builds the deploy copy of a network.
 
@@ -201,7 +208,7 @@ class Rewriter:
             self.counts[name] += count
 
         def call(operation, *args, **kwargs):
-            if id(operation) in replacements.dropped:
+            if id(operation) in replacements.dropped or type(operation) in INACTIVE:
                 return args[0]
             if id(operation) in replacements.replaced:
                 return replacements.replaced[id(operation)](args[0])
@@ -215,15 +222,14 @@ class Rewriter:
         return run_graph(model, inputs, call)
 
     def call_copy(self, operation, *args, **kwargs):
-        """Calls the copy of a layer or operation, with the layer's weights."""
-        if id(operation) not in self.copies:
+        """Calls the copy of a layer or operation, with the layer's state."""
+        first = id(operation) not in self.copies
+        if first:
             self.copies[id(operation)] = self.copy_layer(operation)
         copied = self.copies[id(operation)]
         outputs = copied(*args, **kwargs)
-        if isinstance(copied, layers.Layer) and copied.weights:
-            copied.set_weights(operation.get_weights())
-        if isinstance(copied, layers.Normalization):
-            copied.finalize_state()  # it computes with a form of its weights
+        if first and isinstance(copied, layers.Layer) and type(copied) is type(operation):
+            copy_state(operation, copied)
         return outputs
 
 
@@ -253,7 +259,8 @@ def deploy_copy(model, form="tensorflow"):
 
     Everything computes in float32, whatever the training policy was; each batch norm is folded into the convolution
     before it, where that is the same function; NA takes the form that suits what runs it. Layers of your own stay what
-    they are: they are copied by `from_config(get_config())` and `set_weights`.
+    they are: they are copied with their state, as `insert_attention` copies them. Keras' dropout, noise and random
+    augmentation, which do nothing at inference, are left out.
 
     Args:
         model: functional Keras model, or a Sequential with a known input shape. It is left as it is.
@@ -267,7 +274,8 @@ def deploy_copy(model, form="tensorflow"):
 
     Raises:
         ValueError: an unknown form; the model is a deploy copy already, or has no graph to rewrite: a subclass of
-            keras.Model, whose code no copy would have; or a NA layer has no integer-safe form.
+            keras.Model, whose code no copy would have; a layer that cannot be copied, by name; or a NA layer has no
+            integer-safe form.
     """
     return rewritten(model, form)
 

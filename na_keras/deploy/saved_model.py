@@ -14,12 +14,11 @@ below that, one may take 2.7 GB for a moment, and ten of a batch are decoded at 
 outside 0..255 the network extrapolates, and a NaN or an infinity makes all scores of its own row NaN.
 """
 
-import math
-
 import keras
 import tensorflow as tf
 
 from na_keras.data import preprocessing
+from na_keras.deploy.not_a_number import with_image_check
 from na_keras.deploy.rewrite import image_size, in_deploy_form
 
 IMAGE_DTYPES = ("float32", "uint8")  # a signature has one; uint8 is a quarter of the bytes on the wire
@@ -45,9 +44,7 @@ class Classifier(tf.Module):
         images = tf.pad(images, [[tf.cast(count == 0, tf.int32), 0], [0, 0], [0, 0], [0, 0]])
         probabilities = self.model(tf.cast(images, tf.float32), training=False)
         if images.dtype.is_floating:
-            # Fused with a convolution, ReLU makes 0 of NaN, and a confident answer of an image that is none.
-            finite = tf.reduce_all(tf.math.is_finite(images), axis=(1, 2, 3))
-            probabilities = tf.where(finite[:, None], probabilities, math.nan)
+            probabilities = with_image_check(images, probabilities)
         return probabilities[:count]
 
     def answer(self, probabilities):

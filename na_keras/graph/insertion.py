@@ -8,10 +8,13 @@ branch.
 
 Weights and other state are copied, not shared (copying.py). A fresh NA multiplies by k = sigmoid(1) (gamma = 0, beta =
 1), which changes what a trained network computes; `preserve=True` divides the weights that the normalisation multiplies
-by (gamma and beta) by k. With beta_initializer="zeros" k is 1/2, and the network stays the same to the bit.
+by (gamma and beta) by k. A sigmoid is never 1, but where it is 1/2 (NA with beta_initializer="zeros"; SE, CBAM, ECA)
+the network stays the same to the bit. Modules whose fresh gate depends on the image begin with other weights then,
+which their class has as `constant_gate`.
 """
 
 import contextlib
+import functools
 
 import keras
 import numpy as np
@@ -19,8 +22,8 @@ import numpy as np
 from na_keras.graph.calls import calls_of, checked_functional, models_of
 from na_keras.graph.copying import ModelCopy
 from na_keras.graph.feature_maps import NORMALIZATIONS, formats_of_operations
-from na_keras.graph.insertion_points import find_insertion_points
-from na_keras.layers import get_attention
+from na_keras.graph.insertion_points import find_insertion_points, sample_of
+from na_keras.layers import get_attention, property_of
 
 layers = keras.layers
 # (layers whose output is linear in some weights, which these are, which others they may have)
@@ -101,8 +104,44 @@ def constant_gate(module, shape):
     return (k if constant else None), factors.min(), factors.max()
 
 
-def fold(layer, module, shape):
+def with_constant_gate(factory):
+    """The factory of this library's layers that start as a constant; arguments that it has been given stay."""
+    arguments, given = property_of(factory, "constant_gate") or {}, getattr(factory, "keywords", {})
+    missing = {name: value for name, value in arguments.items() if name not in given}
+    return functools.partial(factory, **missing) if missing else factory
+
+
+def way_to_a_constant(module):
+    """What makes a fresh module multiply by a constant, or that nothing does, in a sentence."""
+    name, arguments = type(module).__name__, property_of(type(module), "constant_gate")
+    if not module.weights:
+        return f"This {name} has no weights that could make it one."
+    if arguments is None:
+        return f"{name} is a convolution of its own with a ReLU at its end: no weights make it one."
+    if arguments:
+        listed = "".join(f', {key}="{value}"' for key, value in arguments.items())
+        return f"functools.partial({name}{listed}) starts as one."
+    return 'Choose initial weights with which it starts as one, or a module that does: attention="na".'
+
+
+def scalable_weights(layer):
+    """The weights that a layer's output is linear in, all together; or none."""
+    weights = {weight.name: weight for weight in layer.weights}
+    linear = getattr(layer, "activation", None) in (None, keras.activations.linear)
+    for classes, scaled, others in SCALABLE:
+        if isinstance(layer, classes) and scaled[0] in weights and linear and set(weights) <= {*scaled, *others}:
+            return [weights[name] for name in scaled if name in weights]
+    return []
+
+
+def fold(layer, module, shape, others):
     """Divides a layer's output by the constant that the fresh module after it multiplies by, in the layer's weights.
+
+    Args:
+        layer: of the copy.
+        module: after it, built.
+        shape: of what is between them.
+        others: names of layers that could take up a constant, for the message.
 
     Raises:
         ValueError: the module has no constant, or the layer no weights that its output is linear in.
@@ -111,26 +150,21 @@ def fold(layer, module, shape):
     refusal = f"preserve=True: {type(module).__name__} after {layer.name!r} would change what the network computes"
     if k is None or k == 0:
         raise ValueError(
-            f"{refusal}. A fresh one must multiply by a constant other than 0, as NormalizationAttention does; on "
-            f"random inputs this one multiplies by {low:.3g} to {high:.3g}. Use preserve=False and fine-tune, or a "
-            'module that starts as a constant: attention="na" does.'
+            f"{refusal}. A fresh one must multiply by a constant other than 0; on random inputs this one multiplies by "
+            f"{low:.3g} to {high:.3g}. {way_to_a_constant(module)} Or use preserve=False and fine-tune."
         )
     if k == 1:
         return
-    weights = {weight.name: weight for weight in layer.weights}
-    for classes, scaled, others in SCALABLE:
-        linear = getattr(layer, "activation", None) in (None, keras.activations.linear)
-        if isinstance(layer, classes) and scaled[0] in weights and linear and set(weights) <= {*scaled, *others}:
-            for name in scaled:
-                if name in weights:
-                    value = keras.ops.convert_to_numpy(weights[name])
-                    weights[name].assign((value.astype("float64") / k).astype(value.dtype))
-            return
-    raise ValueError(
-        f"{refusal}: it multiplies by {k:.6g}, and {layer.name!r} ({type(layer).__name__}) has no weights that take up "
-        "the inverse. Choose a normalisation with scale=True, or a convolution or Dense without activation; or use "
-        "preserve=False."
-    )
+    weights = scalable_weights(layer)
+    if not weights:
+        raise ValueError(
+            f"{refusal}: it multiplies by {k:.6g}, and {layer.name!r} ({type(layer).__name__}) has no weights that "
+            "take up the inverse. Choose a normalisation with scale=True, or a convolution or Dense without activation "
+            f"(of those with feature maps, here: {sample_of(others) if others else 'none'}); or use preserve=False."
+        )
+    for weight in weights:
+        value = keras.ops.convert_to_numpy(weight)
+        weight.assign((value.astype("float64") / k).astype(value.dtype))
 
 
 class Insertion(ModelCopy):
@@ -164,8 +198,12 @@ class Insertion(ModelCopy):
 
     def fold_constants(self):
         """Divides the constant gate of each module out of the weights of the layer before it."""
+        layers_here = [
+            layer for layer in self.originals if isinstance(layer, layers.Layer) and id(layer) in self.formats
+        ]
+        others = [layer.name for layer in layers_here if scalable_weights(layer)]
         for key, module in self.modules.items():
-            fold(self.copies[key], module, self.shapes[key])
+            fold(self.copies[key], module, self.shapes[key], others)
 
 
 def insert_attention(model, attention="na", where=None, preserve=False):
@@ -189,8 +227,10 @@ def insert_attention(model, attention="na", where=None, preserve=False):
             keras.applications.ResNet50V2 there is none: say `where=r"_3_conv$"`.
         preserve: False: every weight is kept as it is, and fresh modules scale their branches (NA by sigmoid(1) =
             0.731). True: the new network computes what the old one does, in training mode too, up to rounding: the
-            constant of each fresh module is divided out of the weights of the layer before it. Modules whose fresh
-            gate depends on the input, as SE's, are refused.
+            constant of each fresh module is divided out of the weights of the layer before it. This library's layers,
+            by name, class or functools.partial, then begin with a constant gate: SE and CBAM with zeros in their last
+            fully connected layer, ECA in its kernel, parametrised GE in its last scale, unless the partial has these
+            arguments. What has no weights for it is refused: SimAM, GE without parameters, SK.
 
     Returns:
         A new functional keras.Model of the same name, inputs and outputs, not compiled. Its layers are copies with the
@@ -209,6 +249,7 @@ def insert_attention(model, attention="na", where=None, preserve=False):
     factory = get_attention(attention)
     if factory is None:
         raise ValueError("attention must be a name in na_keras.ATTENTION or a layer factory. Received: None")
+    factory = with_constant_gate(factory) if preserve else factory
     insertion = Insertion(find_insertion_points(source, where), factory, formats_of_operations(source))
     rebuilt = insertion.rebuild(source)
     insertion.copy_states()

@@ -18,6 +18,8 @@ from keras import Model, layers
 from na_keras.graph.calls import calls_of, models_of
 from na_keras.graph.feature_maps import NORMALIZATIONS, formats_of_operations
 
+MERGING = (layers.Add, layers.Average, layers.Maximum, layers.Minimum, layers.Multiply, layers.Subtract)
+
 
 def is_addition(operation):
     """Whether it is an Add layer or keras.ops.add, as `a + b` of Keras tensors is."""
@@ -25,12 +27,24 @@ def is_addition(operation):
     return isinstance(operation, layers.Add) or in_ops
 
 
-def residual_branches(model):
-    """The tensors that additions add to a shortcut, in the order of the graph, and the call that made each tensor."""
+def may_add(call):
+    """Whether a call may add maps where no graph shows it: a layer with code of its own on several of one shape."""
+    operation, shapes = call.operation, {tuple(tensor.shape) for tensor in (*call.inputs, *call.outputs)}
+    unknown = isinstance(operation, layers.Layer) and not isinstance(operation, (Model, *MERGING))
+    return unknown and len(call.inputs) > 1 and len(shapes) == 1
+
+
+def residual_branches(model, adds=lambda call: is_addition(call.operation)):
+    """The tensors that additions add to a shortcut, in the order of the graph, and the call that made each tensor.
+
+    Args:
+        model: functional model.
+        adds: function of a call: whether it is such an addition.
+    """
     maker, ancestors, found = {}, {}, []
     for index, call in enumerate(calls_of(model)):
         before = [ancestors.get(id(tensor), 0) for tensor in call.inputs]
-        if is_addition(call.operation) and len(before) > 1:
+        if adds(call) and len(before) > 1:
             own = []  # operations on the way to this summand alone
             for summand in range(len(before)):
                 elsewhere = 0
@@ -125,12 +139,19 @@ def advice_on_where(model, before_additions):
     names = [operation.name for operation in operations if isinstance(operation, layers.Layer)]
     if not names:
         return "It has no layer that returns feature maps, (batch, height, width, channels), which the modules take."
+    inside = [call.operation for call in calls if may_add(call)]
+    if not before_additions and inside:
+        branches = [residual_branches(current, may_add) for current in models_of(model)]
+        before_additions = [maker[id(x)].operation for found, maker in branches for x in found if id(x) in maker]
     before = [operation.name for operation in before_additions if operation.name in names]
     seen = f"Before those there is: {sample_of(before)}" if before else "The graph has no such addition"
+    if before and inside:
+        kinds = ", ".join(sorted({type(operation).__name__ for operation in inside}))
+        seen = f"Additions may be inside of {kinds}, where they are not seen. {seen}"
     pattern = f"^{re.escape((before or names)[-1])}$"
     return (
-        f'{seen}; additions inside a layer are not seen. Say where the modules go: where="{pattern}", for one, is a '
-        f"regular expression searched in layer names. Layers with feature maps: {sample_of(names)}"
+        f'{seen}; say where the modules go: where="{pattern}", for one, is a regular expression searched in layer '
+        f"names. Layers with feature maps: {sample_of(names)}"
     )
 
 

@@ -11,6 +11,7 @@ layer's activation, an operation, a Lambda, TensorFlow's own. From the output ba
 and what cannot be understood is refused: near 0 and 1 the gradients of probabilities vanish.
 """
 
+import inspect
 import warnings
 
 import keras
@@ -61,38 +62,43 @@ def probe(function, shape, dtype, probabilities):
     return (x, y.reshape(2, -1)) if y.shape[:1] == (2,) and y.size == x.size else None
 
 
-def keeps_values(function, shape, dtype):
-    """Whether a function returns the values that it gets, times a positive number, in any shape."""
+def scale_of(function, shape, dtype):
+    """The positive number that a function multiplies the values with that it gets, in any shape; None for others."""
     found = probe(function, shape, dtype, probabilities=True)
     if found is None:
-        return False
+        return None
     x, y = found[0].reshape(2, -1), found[1]
     factor = (x * y).sum() / (x * x).sum()
-    return factor > 0 and np.abs(y - factor * x).max() <= ROUNDING * np.abs(y).max()
+    return factor if factor > 0 and np.abs(y - factor * x).max() <= ROUNDING * np.abs(y).max() else None
 
 
-def squashes(function, shape, dtype):
-    """Whether a function is softmax, log-softmax over the last axis, or sigmoid."""
+def squashing(function, shape, dtype):
+    """The name of what a function is: "softmax", "log-softmax", both over the last axis, "sigmoid", or None."""
     found = probe(function, shape, dtype, probabilities=False)
     if found is None:
-        return False
+        return None
     x, y = found
-    known = [1 / (1 + np.exp(-x))]
+    known = [("sigmoid", 1 / (1 + np.exp(-x)))]
     for form in (x, x.reshape(2, -1)):  # the second: (b, c, 1, 1), over the classes
         exponentials = np.exp(form)
         softmax = exponentials / exponentials.sum(-1, keepdims=True)
-        known += [softmax, np.log(softmax)] if form.shape[-1] > 1 else []
-    known = [values.reshape(2, -1) for values in known]
-    return any(np.abs(y - expected).max() <= ROUNDING * np.abs(expected).max() for expected in known)
+        known += [("softmax", softmax), ("log-softmax", np.log(softmax))] if form.shape[-1] > 1 else []
+    for name, values in known:
+        expected = values.reshape(2, -1)
+        if np.abs(y - expected).max() <= ROUNDING * np.abs(expected).max():
+            return name
+    return None
 
 
 def function_of(call):
-    """A call with one tensor among its arguments as a function of that one."""
+    """A call with one tensor among its arguments as a function of that one, at inference."""
+    is_layer = isinstance(call.operation, layers.Layer)
+    has_training = is_layer and "training" in inspect.signature(call.operation.call).parameters
 
     def function(x):
         replace = lambda value: x if keras.backend.is_keras_tensor(value) else value  # noqa: E731
         args, kwargs = keras.tree.map_structure(replace, (call.args, call.kwargs))
-        return call.operation(*args, **kwargs)
+        return call.operation(*args, **{**kwargs, "training": False} if has_training else kwargs)
 
     return function
 
@@ -109,15 +115,23 @@ def activation_of(operation):
     return operation.activation if is_activated else None
 
 
-def has_squashing(call):
-    """Whether a call ends in a softmax, log-softmax or sigmoid."""
+def is_weightless(call):
+    """Whether a call has one input and its operation no weights, so that numbers can be tried on it."""
+    return not getattr(call.operation, "weights", None) and len(call.inputs) == 1
+
+
+def squashing_of(call):
+    """What a call ends in: "softmax", "log-softmax", "sigmoid", or None."""
     if not call.inputs:
-        return False
+        return None
     if activation := activation_of(call.operation):
-        return squashes(activation, call.outputs[0].shape, call.outputs[0].dtype)
-    if getattr(call.operation, "weights", None) or len(call.inputs) != 1:
-        return False
-    return squashes(function_of(call), call.inputs[0].shape, call.inputs[0].dtype)
+        return squashing(activation, call.outputs[0].shape, call.outputs[0].dtype)
+    return squashing(function_of(call), call.inputs[0].shape, call.inputs[0].dtype) if is_weightless(call) else None
+
+
+def scale_of_call(call):
+    """The positive number that a call multiplies the values of its input with; None if it does anything else."""
+    return scale_of(function_of(call), call.inputs[0].shape, call.inputs[0].dtype) if is_weightless(call) else None
 
 
 def stands_after_squashing(tensor, makers):
@@ -128,7 +142,7 @@ def stands_after_squashing(tensor, makers):
         if call is None or id(call.operation) in seen:
             continue
         seen.add(id(call.operation))
-        if has_squashing(call):
+        if squashing_of(call):
             return True
         if not getattr(call.operation, "weights", None) and not isinstance(call.operation, POOLING):
             waiting += call.inputs
@@ -172,6 +186,25 @@ def flat_makers(model):
     return makers
 
 
+def activation_at_end(model):
+    """What a functional model with one output ends in, seen through what keeps the values, models inside it too.
+
+    Returns:
+        ("softmax", "log-softmax", "sigmoid", or None for anything else; the operation, None without any).
+    """
+    makers, operation = flat_makers(model), None
+    (tensor,) = model.outputs
+    while (call := makers.get(id(tensor))) is not None:
+        operation = call.operation
+        if name := squashing_of(call):
+            return name, operation
+        scale = scale_of_call(call)
+        if scale is None or abs(scale - 1) > ROUNDING:
+            break
+        (tensor,) = call.inputs
+    return None, operation
+
+
 def replacements_for_scores(model):
     """What to compute in the place of a network's last operations, so that its output is the scores.
 
@@ -189,14 +222,13 @@ def replacements_for_scores(model):
     (tensor,) = model.outputs
     while (call := makers.get(id(tensor))) is not None:
         operation = call.operation
-        if has_squashing(call):
+        if squashing_of(call):
             shape = call.outputs[0].shape
             is_layer = activation_of(operation) is not None
             replaced[id(operation)] = without_activation(operation) if is_layer else reshaped_to(shape)
             check_called_once(model, replaced, makers)
             return replaced, operation
-        weightless = not getattr(operation, "weights", None) and len(call.inputs) == 1
-        if weightless and keeps_values(function_of(call), call.inputs[0].shape, call.inputs[0].dtype):
+        if scale_of_call(call) is not None:
             replaced[id(operation)] = reshaped_to(call.outputs[0].shape)
             (tensor,) = call.inputs
             continue

@@ -14,7 +14,7 @@ norm's statistics move by .01 a step; ours move by .1, as all batch norms here.
 from functools import partial
 
 import keras
-from keras import ops
+from keras import initializers, ops
 
 from na_keras.layers.feature_map import (
     FeatureMapLayer,
@@ -28,7 +28,7 @@ from na_keras.layers.feature_map import (
     in_dtype_of,
 )
 from na_keras.layers.initializers import KAIMING_NORMAL
-from na_keras.layers.squeeze_excite import bottleneck_layers, excitation
+from na_keras.layers.squeeze_excite import SqueezeExcite, bottleneck_layers, excitation
 
 
 def channel_gate(x, squeeze, excite, data_format):
@@ -43,7 +43,8 @@ def spatial_gate(x, kernel, norm, data_format):
     """Equation 3: (b, h, w, 1) or (b, 1, h, w), values in (0, 1), from x in float32. Weights as in `cbam`."""
     channels, _ = axes(data_format)
     maps = ops.stack([ops.max(x, axis=channels), ops.mean(x, axis=channels)], axis=-1)
-    return from_channels_last(ops.sigmoid(norm(convolve(maps, kernel, padding="same"))), data_format)
+    scores = for_statistics(norm(convolve(maps, kernel, padding="same")))
+    return from_channels_last(ops.sigmoid(scores), data_format)
 
 
 def cbam(x, squeeze, excite, kernel, norm, data_format="channels_last"):
@@ -82,6 +83,8 @@ class CBAM(FeatureMapLayer):
         kernel_size: odd size of the spatial convolution; the paper's 7.
         synchronized: batch norm's statistics over all replicas of a tf.distribute strategy (TensorFlow only).
         data_format: `"channels_last"` or `"channels_first"`; by default `keras.config.image_data_format()`.
+        excite_kernel_initializer, excite_bias_initializer: of the MLP's second layer. None: uniform within
+            1 / sqrt(inputs), as torch.nn.Linear. With "zeros" for both a fresh layer multiplies by 1/4.
         **kwargs: `name`, `dtype`, `trainable`.
 
     Input and output: (batch, height, width, channels), or (batch, channels, height, width) with
@@ -95,7 +98,19 @@ class CBAM(FeatureMapLayer):
 
     has_batch_norm = True
 
-    def __init__(self, reduction=16, kernel_size=7, synchronized=False, data_format=None, **kwargs):
+    constant_gate = SqueezeExcite.constant_gate  # the spatial gate starts as 1/2 in any case
+
+    def __init__(
+        self,
+        reduction=16,
+        kernel_size=7,
+        synchronized=False,
+        data_format=None,
+        *,
+        excite_kernel_initializer=None,
+        excite_bias_initializer=None,
+        **kwargs,
+    ):
         super().__init__(data_format, **kwargs)
         check_positive_integer("reduction", reduction, "channels are divided by it")
         check_positive_integer("kernel_size", kernel_size, "positions a side")
@@ -106,33 +121,34 @@ class CBAM(FeatureMapLayer):
         self.reduction = int(reduction)
         self.kernel_size = int(kernel_size)
         self.synchronized = synchronized
+        self.excite_kernel_initializer = initializers.get(excite_kernel_initializer)
+        self.excite_bias_initializer = initializers.get(excite_bias_initializer)
 
     def build(self, input_shape):
         """Creates `squeeze` and `excite` (kernel and bias), `spatial_conv` (kernel) and `spatial_bn`."""
         channels = self.check_input(input_shape)
         check_reduction("CBAM", channels, self.reduction)
-        dtype = self.statistics_dtype
-        self.squeeze, self.excite = bottleneck_layers(channels, self.reduction, dtype)
-        self.spatial_conv = keras.layers.Conv2D(
-            1,
-            self.kernel_size,
+        self.squeeze, self.excite = bottleneck_layers(self, channels)
+        self.spatial_conv = self.sublayer(
+            keras.layers.Conv2D,
+            "spatial_conv",
+            (None, None, None, 2),
+            filters=1,
+            kernel_size=self.kernel_size,
             padding="same",
             data_format="channels_last",
             use_bias=False,
             kernel_initializer=KAIMING_NORMAL,
-            dtype=dtype,
-            name="spatial_conv",
         )
-        self.spatial_bn = keras.layers.BatchNormalization(
+        self.spatial_bn = self.sublayer(
+            keras.layers.BatchNormalization,
+            "spatial_bn",
+            (None, None, None, 1),
             momentum=0.9,
             epsilon=1e-5,
             gamma_initializer="zeros",
             synchronized=self.synchronized,
-            dtype=dtype,
-            name="spatial_bn",
         )
-        self.spatial_conv.build((None, None, None, 2))
-        self.spatial_bn.build((None, None, None, 1))
 
     def call(self, x, training=None):
         """Returns x times both gates, in the shape and dtype of x."""
@@ -146,4 +162,6 @@ class CBAM(FeatureMapLayer):
             "reduction": self.reduction,
             "kernel_size": self.kernel_size,
             "synchronized": self.synchronized,
+            "excite_kernel_initializer": initializers.serialize(self.excite_kernel_initializer),
+            "excite_bias_initializer": initializers.serialize(self.excite_bias_initializer),
         }

@@ -6,13 +6,14 @@
     y = x * s
 
 Reference: BangguWu/ECANet, models/eca_module.py. Its networks fix k by hand, stage by stage; ours take it from the
-number of channels, as the paper's equation does.
+number of channels, as the paper's equation does. Below 8 channels that is k = 1, each channel by itself, where timm's
+EcaModule(channels) (timm/layers/eca.py) has 3 at least; from 8 channels on the two agree.
 """
 
 import math
 
 import keras
-from keras import ops
+from keras import initializers, ops
 
 from na_keras.layers.feature_map import (
     FeatureMapLayer,
@@ -67,8 +68,11 @@ class EfficientChannelAttention(FeatureMapLayer):
     5
 
     Args:
-        kernel_size: None, the paper's choice for the number of channels; or an odd number.
+        kernel_size: None, the paper's choice for the number of channels, 1 below 8 channels where timm has 3; or an
+            odd number.
         data_format: `"channels_last"` or `"channels_first"`; by default `keras.config.image_data_format()`.
+        kernel_initializer: None: uniform within 1 / sqrt(k), as torch.nn.Conv1d. With "zeros" a fresh layer multiplies
+            by 1/2.
         **kwargs: `name`, `dtype`, `trainable`.
 
     Input and output: (batch, height, width, channels), or (batch, channels, height, width) with
@@ -80,7 +84,9 @@ class EfficientChannelAttention(FeatureMapLayer):
             On the first call, a rank other than 4, unknown channels, fewer channels than the kernel size.
     """
 
-    def __init__(self, kernel_size=None, data_format=None, **kwargs):
+    constant_gate = {"kernel_initializer": "zeros"}
+
+    def __init__(self, kernel_size=None, data_format=None, *, kernel_initializer=None, **kwargs):
         super().__init__(data_format, **kwargs)
         if kernel_size is not None:
             check_positive_integer("kernel_size", kernel_size, "channels that a gate depends on; None chooses it")
@@ -89,6 +95,7 @@ class EfficientChannelAttention(FeatureMapLayer):
                     f"kernel_size must be odd, so that the kernel has a centre. Received: kernel_size={kernel_size!r}"
                 )
         self.kernel_size = None if kernel_size is None else int(kernel_size)
+        self.kernel_initializer = initializers.get(kernel_initializer)
 
     def build(self, input_shape):
         """Creates `kernel`, shape (k, 1, 1)."""
@@ -96,10 +103,11 @@ class EfficientChannelAttention(FeatureMapLayer):
         size = self.kernel_size or adaptive_kernel_size(channels)
         if size > channels:
             raise ValueError(
-                "EfficientChannelAttention needs at least as many channels as its kernel has weights: use a smaller "
-                f"kernel_size. Received: {channels} channels, kernel_size={size}"
+                "EfficientChannelAttention needs at least as many channels as its kernel has weights. Received: "
+                f"{channels} channels, kernel_size={size}; kernel_size={channels - (channels + 1) % 2} would do"
             )
-        self.kernel = self.add_weight(shape=(size, 1, 1), name="kernel", initializer=torch_linear(size), autocast=False)
+        initial = torch_linear(size) if self.kernel_initializer is None else self.kernel_initializer
+        self.kernel = self.add_weight(shape=(size, 1, 1), name="kernel", initializer=initial, autocast=False)
 
     def call(self, x):
         """Returns x times its gate, in the shape and dtype of x."""
@@ -107,4 +115,8 @@ class EfficientChannelAttention(FeatureMapLayer):
 
     def get_config(self):
         """All constructor arguments as plain values."""
-        return {**super().get_config(), "kernel_size": self.kernel_size}
+        return {
+            **super().get_config(),
+            "kernel_size": self.kernel_size,
+            "kernel_initializer": initializers.serialize(self.kernel_initializer),
+        }

@@ -16,6 +16,7 @@ function is in the dtype of the features that it got.
 """
 
 import numbers
+import weakref
 
 import keras
 from keras import ops
@@ -117,21 +118,26 @@ def check_positive_number(name, value, reason):
         raise ValueError(f"{name} must be a positive number: {reason}. Received: {name}={value!r}")
 
 
-def check_groups(layer, channels, groups):
-    """Raises ValueError if `channels` cannot be divided into `groups` equal parts."""
-    if channels % groups:
-        raise ValueError(
-            f"{layer} divides the channels into equal groups: groups must divide them. "
-            f"Received: {channels} channels, groups={groups}; {largest_divisor(channels, groups)} would do"
-        )
+def check_groups(layer, channels, groups, smallest=1):
+    """Raises ValueError if `channels` cannot be divided into `groups` equal parts of at least `smallest` channels."""
+    if channels % groups == 0 and channels // groups >= smallest:
+        return
+    size, largest = f" of at least {smallest}" if smallest > 1 else "", channels // smallest
+    advice = f"groups={largest_divisor(channels, min(groups, largest))} would do" if largest else "too few channels"
+    raise ValueError(
+        f"{layer} divides the channels into equal groups{size}: groups must divide them. "
+        f"Received: {channels} channels, groups={groups}; {advice}"
+    )
 
 
 def check_reduction(layer, channels, reduction, features=1):
     """Raises ValueError if `channels` // `reduction` leaves fewer than `features`."""
     if channels // reduction < features:
+        largest = channels // features
+        advice = f"reduction={largest} would do" if largest else "too few channels"
         raise ValueError(
             f"{layer} reduces the channels to channels // reduction, of which {features} must remain. "
-            f"Received: {channels} channels, reduction={reduction}; use a reduction of at most {channels // features}"
+            f"Received: {channels} channels, reduction={reduction}; {advice}"
         )
 
 
@@ -140,27 +146,77 @@ def largest_divisor(number, limit):
     return max(divisor for divisor in range(1, min(number, limit) + 1) if number % divisor == 0)
 
 
+def precision_of(layer):
+    """The arguments of a layer's constructor that say in what numbers it computes, as plain values."""
+    config = layer.get_config()
+    return {key: config[key] for key in ("dtype", "quantization_config") if config.get(key) is not None}
+
+
 class FeatureMapLayer(keras.layers.Layer):
     """A layer on (batch, height, width, channels), or (batch, channels, height, width) with `"channels_first"`.
 
     Args:
         data_format: `"channels_last"` or `"channels_first"`; by default `keras.config.image_data_format()`.
+        sublayer_dtypes: None; or, of the layers in this one that compute in other numbers than a fresh one's, as after
+            `quantize("int8")`, {name: their `dtype` and `quantization_config`}. Files of saved models hold it.
         **kwargs: `name`, `dtype`, `trainable`.
 
     Raises:
-        ValueError: at construction, an unknown data format; from `check_input`, a rank other than 4 or an unknown
-            number of channels.
+        ValueError: at construction, an unknown data format; from a call, maps of integers; from `check_input`, a rank
+            other than 4 or an unknown number of channels.
     """
 
     # What a network must know of a layer before it makes one; see `na_keras.layers.property_of`.
     replaces_convolution = False  # stands in the place of a block's 3x3 convolution, its batch norm and ReLU
     has_batch_norm = False  # takes `synchronized`
+    constant_gate = {}  # arguments with which a fresh layer multiplies by a constant; None: no weights make it do so
 
-    def __init__(self, data_format=None, **kwargs):
+    def __init__(self, data_format=None, sublayer_dtypes=None, **kwargs):
         super().__init__(**kwargs)
         self.data_format = keras.config.image_data_format() if data_format is None else data_format
         if self.data_format not in ("channels_last", "channels_first"):
             raise ValueError(f'data_format must be "channels_last" or "channels_first". Received: {data_format!r}')
+        self._sublayer_dtypes = dict(sublayer_dtypes or {})
+        # Weak, because Keras would save the weights under the name of a dictionary that it sees.
+        self._sublayers, self._of_features = weakref.WeakValueDictionary(), []
+
+    def __call__(self, x, *args, **kwargs):
+        """Calls the layer on maps of floating type. An empty batch has an empty answer, and teaches batch norm nothing.
+
+        Raises:
+            ValueError: the maps hold integers or truth values.
+        """
+        dtype = keras.backend.standardize_dtype(x.dtype) if hasattr(x, "dtype") else "float32"
+        if not keras.backend.is_float_dtype(dtype):
+            raise ValueError(
+                f"{type(self).__name__} expected a floating-point map. Received: dtype {dtype}; cast it: "
+                f'keras.ops.cast(x, "{self.compute_dtype}")'
+            )
+        if len(getattr(x, "shape", ())) == 4 and x.shape[0] == 0:  # which not every backend's operations take
+            options = {"training": False} if self.has_batch_norm else {}
+            return super().__call__(ops.pad(x, ((0, 1), (0, 0), (0, 0), (0, 0))), **options)[:0]
+        return super().__call__(x, *args, **kwargs)
+
+    def sublayer(self, kind, name, input_shape, of_features=False, **options):
+        """A new layer of the class `kind` inside this one, built, with its precision if a configuration has one for it.
+
+        Args:
+            kind: class of a Keras layer.
+            name: unique in this layer.
+            input_shape: to build it for.
+            of_features: False: a fresh one computes in `statistics_dtype`. True: it has this layer's policy.
+            **options: further arguments of `kind`.
+        """
+        if of_features:
+            self._of_features.append(name)
+        precision = keras.saving.deserialize_keras_object(self._sublayer_dtypes.get(name, {}))
+        layer = kind(**{"dtype": self._default_policy(name), **precision, **options}, name=name)
+        layer.build(input_shape)
+        self._sublayers[name] = layer
+        return layer
+
+    def _default_policy(self, name):
+        return self.dtype_policy if name in self._of_features else keras.dtype_policies.get(self.statistics_dtype)
 
     def check_input(self, input_shape):
         """The number of channels; fixes it for all later inputs."""
@@ -199,4 +255,10 @@ class FeatureMapLayer(keras.layers.Layer):
 
     def get_config(self):
         """All constructor arguments as plain values."""
-        return {**super().get_config(), "data_format": self.data_format}
+        config = {**super().get_config(), "data_format": self.data_format}
+        dtypes = dict(self._sublayer_dtypes)
+        for name, layer in self._sublayers.items():
+            dtypes[name] = precision_of(layer)
+            if dtypes[name] == {"dtype": keras.dtype_policies.serialize(self._default_policy(name))}:
+                del dtypes[name]
+        return {**config, "sublayer_dtypes": dtypes} if dtypes else config

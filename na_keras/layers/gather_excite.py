@@ -17,7 +17,7 @@ parametrised gathering over the whole map are not here.
 from functools import partial
 
 import keras
-from keras import ops
+from keras import initializers, ops
 
 from na_keras.layers.feature_map import (
     FeatureMapLayer,
@@ -112,6 +112,8 @@ class GatherExcite(FeatureMapLayer):
             maps smaller than `extent` the last convolutions see one position; MobileNetV2 (8 on 7 x 7) does so.
         synchronized: batch norm's statistics over all replicas of a tf.distribute strategy (TensorFlow only).
         data_format: `"channels_last"` or `"channels_first"`; by default `keras.config.image_data_format()`.
+        last_gamma_initializer: of the last batch norm's scale, if parametrised. With "zeros" a fresh layer multiplies
+            by 1/2.
         **kwargs: `name`, `dtype`, `trainable`.
 
     Input and output: (batch, height, width, channels), or (batch, channels, height, width) with
@@ -126,7 +128,18 @@ class GatherExcite(FeatureMapLayer):
 
     has_batch_norm = True
 
-    def __init__(self, extent=None, parametrized=False, synchronized=False, data_format=None, **kwargs):
+    constant_gate = {"last_gamma_initializer": "zeros"}  # of the parametrised form; the other one has no weights
+
+    def __init__(
+        self,
+        extent=None,
+        parametrized=False,
+        synchronized=False,
+        data_format=None,
+        *,
+        last_gamma_initializer="ones",
+        **kwargs,
+    ):
         super().__init__(data_format, **kwargs)
         if parametrized and extent is None:
             raise ValueError(
@@ -143,6 +156,7 @@ class GatherExcite(FeatureMapLayer):
         self.extent = None if extent is None else int(extent)
         self.parametrized = parametrized
         self.synchronized = synchronized
+        self.last_gamma_initializer = initializers.get(last_gamma_initializer)
 
     def build(self, input_shape):
         """Creates `gather_1_depthwise` (kernel), `gather_1_bn` ... if parametrised, nothing otherwise."""
@@ -153,28 +167,28 @@ class GatherExcite(FeatureMapLayer):
                 "The extent is larger than the map: use extent=None for the whole map, or a smaller one. "
                 f"Received: input_shape={tuple(input_shape)}, data_format={self.data_format!r}, extent={self.extent}"
             )
-        self.steps = []
-        if not self.parametrized:
-            return
-        for order in range(1, self.extent.bit_length()):
-            convolution = keras.layers.DepthwiseConv2D(
-                3,
+        self.steps, shape = [], (None, None, None, channels)
+        count = self.extent.bit_length() - 1 if self.parametrized else 0
+        for order in range(1, count + 1):
+            convolution = self.sublayer(
+                keras.layers.DepthwiseConv2D,
+                f"gather_{order}_depthwise",
+                shape,
+                kernel_size=3,
                 strides=2,
                 use_bias=False,
                 depthwise_initializer=KAIMING_NORMAL_FAN_IN,
                 data_format="channels_last",
-                dtype=self.statistics_dtype,
-                name=f"gather_{order}_depthwise",
             )
-            norm = keras.layers.BatchNormalization(
+            norm = self.sublayer(
+                keras.layers.BatchNormalization,
+                f"gather_{order}_bn",
+                shape,
                 momentum=0.9,
                 epsilon=1e-5,
+                gamma_initializer=self.last_gamma_initializer if order == count else "ones",
                 synchronized=self.synchronized,
-                dtype=self.statistics_dtype,
-                name=f"gather_{order}_bn",
             )
-            for layer in (convolution, norm):
-                layer.build((None, None, None, channels))
             self.steps += [convolution, norm]
 
     def call(self, x, training=None):
@@ -189,4 +203,5 @@ class GatherExcite(FeatureMapLayer):
             "extent": self.extent,
             "parametrized": self.parametrized,
             "synchronized": self.synchronized,
+            "last_gamma_initializer": initializers.serialize(self.last_gamma_initializer),
         }

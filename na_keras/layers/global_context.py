@@ -9,6 +9,9 @@ Reference: 13952522076/NANet and xvjiarui/GCNet (the `channel_add` form with att
 zero, so a fresh block is the identity; the other initial weights are GCNet's and PyTorch's, as is layer norm's
 epsilon of 1e-5. The NA paper's eq. 3 prints a sum without exponential in its denominator; both references mean a
 softmax.
+
+timm's GlobalContext (timm/layers/global_context.py) has a layer norm with epsilon 1e-6 and r = 8; by default it
+multiplies by sigmoid(d) where ours, GCNet's and its `fuse_add=True` add d.
 """
 
 import keras
@@ -73,8 +76,8 @@ def global_context(x, mask, squeeze, norm, excite, data_format="channels_last"):
 class GlobalContext(FeatureMapLayer):
     """Adds to every position one vector, transformed from an attention-weighted mean of all positions.
 
-    Source: arXiv 1904.11492, section 3; reference code and deviations are at the head of this file. A fresh layer is
-    the identity.
+    Source: arXiv 1904.11492, section 3; reference code and deviations are at the head of this file. Layer norm's
+    epsilon is 1e-5 (timm: 1e-6). A fresh layer is the identity.
 
     >>> layer = GlobalContext(reduction=16)
     >>> layer(keras.ops.ones((2, 7, 7, 64))).shape
@@ -106,7 +109,7 @@ class GlobalContext(FeatureMapLayer):
         """Creates `mask_kernel` (c,), `mask_bias` (1,), and the layers `squeeze`, `norm` and `excite`."""
         channels = self.check_input(input_shape)
         check_reduction("GlobalContext", channels, self.reduction, features=2)
-        features, dtype = channels // self.reduction, self.statistics_dtype
+        features, dense = channels // self.reduction, keras.layers.Dense
         self.mask_kernel = self.add_weight(
             shape=(channels,),
             name="mask_kernel",
@@ -114,19 +117,16 @@ class GlobalContext(FeatureMapLayer):
             autocast=False,
         )
         self.mask_bias = self.add_weight(shape=(1,), name="mask_bias", initializer="zeros", autocast=False)
-        dense = keras.layers.Dense
-        self.squeeze = dense(
-            features,
+        self.squeeze = self.sublayer(
+            dense,
+            "squeeze",
+            (None, channels),
+            units=features,
             kernel_initializer=torch_linear(channels),
             bias_initializer=torch_linear(channels),
-            dtype=dtype,
-            name="squeeze",
         )
-        self.norm = keras.layers.LayerNormalization(epsilon=EPSILON, dtype=dtype, name="norm")
-        self.excite = dense(channels, kernel_initializer="zeros", dtype=dtype, name="excite")
-        self.squeeze.build((None, channels))
-        self.norm.build((None, features))
-        self.excite.build((None, features))
+        self.norm = self.sublayer(keras.layers.LayerNormalization, "norm", (None, features), epsilon=EPSILON)
+        self.excite = self.sublayer(dense, "excite", (None, features), units=channels, kernel_initializer="zeros")
 
     def call(self, x):
         """Returns x plus the transformed context, in the shape and dtype of x."""

@@ -10,7 +10,7 @@ gamma starts at 0, beta at 1, and epsilon is 1e-5. Reimplementations by others d
 """
 
 import keras
-from keras import ops
+from keras import initializers, ops
 
 from na_keras.layers.feature_map import (
     FeatureMapLayer,
@@ -35,10 +35,11 @@ def linear_context_transform_gate(x, gamma, beta, groups=64, epsilon=1e-5, data_
         Tensor (b, 1, 1, c) or (b, c, 1, 1), float32 (float64 for float64 x on TensorFlow), values in (0, 1).
     """
     mean = mean_of_positions(x, data_format)  # (b, c)
-    grouped = ops.reshape(mean, (-1, groups, mean.shape[1] // groups))
+    batch, channels = ops.shape(mean)  # not -1, which an empty batch leaves open
+    grouped = ops.reshape(mean, (batch, groups, channels // groups))
     deviation = grouped - ops.mean(grouped, axis=2, keepdims=True)
     variance = ops.mean(ops.square(deviation), axis=2, keepdims=True)
-    normalized = ops.reshape(deviation / ops.sqrt(variance + epsilon), (-1, mean.shape[1]))
+    normalized = ops.reshape(deviation / ops.sqrt(variance + epsilon), (batch, channels))
     gamma, beta = ops.cast(gamma, mean.dtype), ops.cast(beta, mean.dtype)
     return for_all_positions(ops.sigmoid(gamma * normalized + beta), data_format)
 
@@ -68,6 +69,7 @@ class LinearContextTransform(FeatureMapLayer):
         groups: number of groups, a divisor of the channels that leaves at least 2 in each; the paper's 64.
         epsilon: positive number added to the variance.
         data_format: `"channels_last"` or `"channels_first"`; by default `keras.config.image_data_format()`.
+        gamma_initializer, beta_initializer: of the two numbers of each channel.
         **kwargs: `name`, `dtype`, `trainable`.
 
     Input and output: (batch, height, width, channels), or (batch, channels, height, width) with
@@ -80,24 +82,31 @@ class LinearContextTransform(FeatureMapLayer):
             does not divide, or groups of a single channel, which normalise to 0.
     """
 
-    def __init__(self, groups=64, epsilon=1e-5, data_format=None, **kwargs):
+    def __init__(
+        self,
+        groups=64,
+        epsilon=1e-5,
+        data_format=None,
+        *,
+        gamma_initializer="zeros",
+        beta_initializer="ones",
+        **kwargs,
+    ):
         super().__init__(data_format, **kwargs)
         check_positive_integer("groups", groups, "channels are divided into them")
         check_positive_number("epsilon", epsilon, "equal means have variance 0")
         self.groups = int(groups)
         self.epsilon = epsilon
+        self.gamma_initializer = initializers.get(gamma_initializer)
+        self.beta_initializer = initializers.get(beta_initializer)
 
     def build(self, input_shape):
         """Creates `gamma` and `beta`, one number a channel."""
         channels = self.check_input(input_shape)
-        check_groups("LinearContextTransform", channels, self.groups)
-        if channels == self.groups:
-            raise ValueError(
-                "LinearContextTransform normalises within groups of channels, and a single channel to 0: use fewer "
-                f"groups. Received: {channels} channels, groups={self.groups}"
-            )
-        self.gamma = self.add_weight(shape=(channels,), name="gamma", initializer="zeros", autocast=False)
-        self.beta = self.add_weight(shape=(channels,), name="beta", initializer="ones", autocast=False)
+        check_groups("LinearContextTransform", channels, self.groups, smallest=2)  # a single one normalises to 0
+        for name, initializer in (("gamma", self.gamma_initializer), ("beta", self.beta_initializer)):
+            weight = self.add_weight(shape=(channels,), name=name, initializer=initializer, autocast=False)
+            setattr(self, name, weight)
 
     def call(self, x):
         """Returns x times its gate, in the shape and dtype of x."""
@@ -105,4 +114,10 @@ class LinearContextTransform(FeatureMapLayer):
 
     def get_config(self):
         """All constructor arguments as plain values."""
-        return {**super().get_config(), "groups": self.groups, "epsilon": self.epsilon}
+        return {
+            **super().get_config(),
+            "groups": self.groups,
+            "epsilon": self.epsilon,
+            "gamma_initializer": initializers.serialize(self.gamma_initializer),
+            "beta_initializer": initializers.serialize(self.beta_initializer),
+        }

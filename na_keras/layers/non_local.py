@@ -104,7 +104,7 @@ def non_local(x, weights, pairwise="embedded_gaussian", subsample=False, data_fo
     gathered = ops.matmul(in_dtype_of(x, pairs), values)  # (b, n, f)
     shape = ops.shape(last)
     added = ops.reshape(linear(gathered, weights.project), (shape[0], shape[1], shape[2], last.shape[3]))
-    return from_channels_last(last + weights.norm(added), data_format)
+    return from_channels_last(last + in_dtype_of(x, weights.norm(added)), data_format)
 
 
 @keras.saving.register_keras_serializable(package="na_keras")
@@ -171,22 +171,20 @@ class NonLocal(FeatureMapLayer):
                 shape=(2, features), name="pair_kernel", initializer=KAIMING_NORMAL, autocast=False
             )
         self.project = self._projection("project", features, channels, use_bias=False)
-        self.project_bn = keras.layers.BatchNormalization(
+        self.project_bn = self.sublayer(
+            keras.layers.BatchNormalization,
+            "project_bn",
+            (None, None, None, channels),
+            of_features=True,
             momentum=0.9,
             epsilon=1e-5,
             gamma_initializer="zeros",
             synchronized=self.synchronized,
-            dtype=self.dtype_policy,
-            name="project_bn",
         )
-        self.project_bn.build((None, None, None, channels))
 
     def _projection(self, name, inputs, units, use_bias=True):
-        layer = keras.layers.Dense(
-            units, use_bias=use_bias, kernel_initializer=KAIMING_NORMAL, dtype=self.dtype_policy, name=name
-        )
-        layer.build((None, None, None, inputs))
-        return layer
+        options = {"units": units, "use_bias": use_bias, "kernel_initializer": KAIMING_NORMAL}
+        return self.sublayer(keras.layers.Dense, name, (None, None, None, inputs), True, **options)
 
     def call(self, x, training=None):
         """Returns x plus what its positions tell each other, in the shape and dtype of x."""

@@ -13,6 +13,7 @@ default: one dense and one with 32 groups, neither dilated, and no lower bound L
 `groups=(32, 32), dilation_rates=(1, 2), minimum_features=32`.
 """
 
+import math
 from functools import partial
 
 import keras
@@ -20,13 +21,12 @@ from keras import ops
 
 from na_keras.layers.feature_map import (
     FeatureMapLayer,
-    check_groups,
     check_positive_integer,
-    check_reduction,
     convolve,
     for_statistics,
     from_channels_last,
     in_dtype_of,
+    largest_divisor,
     linear,
     softmax,
     to_channels_last,
@@ -66,7 +66,8 @@ def branch_weights(branches, squeeze, norm, excite):
     """
     summed = sum(ops.mean(for_statistics(branch), axis=(1, 2)) for branch in branches)
     hidden = ops.relu(norm(linear(summed, squeeze)))
-    return softmax(ops.reshape(linear(hidden, excite), (-1, len(branches), summed.shape[1])), axis=1)
+    batch, filters = ops.shape(summed)  # not -1, which an empty batch leaves open
+    return softmax(ops.reshape(linear(hidden, excite), (batch, len(branches), filters)), axis=1)
 
 
 def select_kernel(branches, squeeze, norm, excite):
@@ -110,6 +111,7 @@ class SelectiveKernel(FeatureMapLayer):
 
     replaces_convolution = True
     has_batch_norm = True
+    constant_gate = None  # a convolution of its own, with a ReLU at its end
 
     def __init__(
         self,
@@ -157,46 +159,50 @@ class SelectiveKernel(FeatureMapLayer):
         """Creates `branch_1_conv`, `branch_1_bn`, ..., `squeeze`, `squeeze_bn` and `excite`; no biases."""
         channels = self.check_input(input_shape)
         filters = self.filters or channels
-        for groups in self.groups:
-            check_groups("SelectiveKernel", channels, groups)
-            check_groups("SelectiveKernel", filters, groups)
-        if self.minimum_features == 1:
-            check_reduction("SelectiveKernel", filters, self.reduction)
+        self._check_arguments(channels, filters)
         features = max(filters // self.reduction, self.minimum_features)
         self.convolutions, self.norms = [], []
         for order, (groups, dilation) in enumerate(zip(self.groups, self.dilation_rates, strict=True), start=1):
-            convolution = keras.layers.Conv2D(
-                filters,
-                3,
-                self.strides,
+            convolution = self.sublayer(
+                keras.layers.Conv2D,
+                f"branch_{order}_conv",
+                (None, None, None, channels),
+                of_features=True,
+                filters=filters,
+                kernel_size=3,
+                strides=self.strides,
                 dilation_rate=dilation,
                 groups=groups,
                 use_bias=False,
                 kernel_initializer=KAIMING_NORMAL,
                 data_format="channels_last",
-                dtype=self.dtype_policy,
-                name=f"branch_{order}_conv",
             )
-            convolution.build((None, None, None, channels))
             self.convolutions.append(convolution)
-            self.norms.append(self._batch_norm(f"branch_{order}_bn", (None, None, None, filters), self.dtype_policy))
+            self.norms.append(self._batch_norm(f"branch_{order}_bn", (None, None, None, filters), of_features=True))
         self.squeeze = self._dense("squeeze", filters, features)
-        self.squeeze_bn = self._batch_norm("squeeze_bn", (None, features), self.statistics_dtype)
+        self.squeeze_bn = self._batch_norm("squeeze_bn", (None, features))
         self.excite = self._dense("excite", features, len(self.groups) * filters)
 
-    def _dense(self, name, inputs, units):
-        layer = keras.layers.Dense(
-            units, use_bias=False, kernel_initializer=KAIMING_NORMAL, dtype=self.statistics_dtype, name=name
-        )
-        layer.build((None, inputs))
-        return layer
+    def _check_arguments(self, channels, filters):
+        """Raises ValueError if a branch's groups or the reduction do not fit; what fits is one advice."""
+        common = math.gcd(channels, filters)
+        fitting = {"groups": tuple(largest_divisor(common, number) for number in self.groups)}
+        fitting["reduction"] = self.reduction if self.minimum_features > 1 else min(self.reduction, filters)
+        wrong = [f"{name}={value}" for name, value in fitting.items() if value != getattr(self, name)]
+        if wrong:
+            raise ValueError(
+                "SelectiveKernel needs groups that each divide channels and filters, and filters // reduction above 0. "
+                f"Received: {channels} channels, {filters} filters, groups={self.groups}, reduction={self.reduction}; "
+                f"{', '.join(wrong)} would do"
+            )
 
-    def _batch_norm(self, name, shape, dtype):
-        layer = keras.layers.BatchNormalization(
-            momentum=0.9, epsilon=1e-5, synchronized=self.synchronized, dtype=dtype, name=name
-        )
-        layer.build(shape)
-        return layer
+    def _dense(self, name, inputs, units):
+        options = {"units": units, "use_bias": False, "kernel_initializer": KAIMING_NORMAL}
+        return self.sublayer(keras.layers.Dense, name, (None, inputs), **options)
+
+    def _batch_norm(self, name, shape, of_features=False):
+        options = {"momentum": 0.9, "epsilon": 1e-5, "synchronized": self.synchronized}
+        return self.sublayer(keras.layers.BatchNormalization, name, shape, of_features, **options)
 
     def call(self, x, training=None):
         """Returns the selected mixture of the branches."""

@@ -67,6 +67,8 @@ class SimAM(FeatureMapLayer):
             call, a rank other than 4, unknown channels.
     """
 
+    constant_gate = None  # it has no weights
+
     def __init__(self, regularization=1e-4, data_format=None, **kwargs):
         super().__init__(data_format, **kwargs)
         check_positive_number("regularization", regularization, "equal values have variance 0")

@@ -13,7 +13,7 @@ one position, where the reference gives NaN, has deviation 0 here.
 """
 
 import keras
-from keras import ops
+from keras import initializers, ops
 
 from na_keras.layers.feature_map import (
     FeatureMapLayer,
@@ -80,6 +80,7 @@ class SpatialGroupEnhance(FeatureMapLayer):
         groups: number of groups, a divisor of the channels; the paper's 64.
         epsilon: positive number added to the standard deviation.
         data_format: `"channels_last"` or `"channels_first"`; by default `keras.config.image_data_format()`.
+        gamma_initializer, beta_initializer: of the two numbers of each group.
         **kwargs: `name`, `dtype`, `trainable`.
 
     Input and output: (batch, height, width, channels), or (batch, channels, height, width) with
@@ -92,18 +93,30 @@ class SpatialGroupEnhance(FeatureMapLayer):
             does not divide.
     """
 
-    def __init__(self, groups=64, epsilon=1e-5, data_format=None, **kwargs):
+    def __init__(
+        self,
+        groups=64,
+        epsilon=1e-5,
+        data_format=None,
+        *,
+        gamma_initializer="zeros",
+        beta_initializer="ones",
+        **kwargs,
+    ):
         super().__init__(data_format, **kwargs)
         check_positive_integer("groups", groups, "channels are divided into them")
         check_positive_number("epsilon", epsilon, "equal scores have deviation 0")
         self.groups = int(groups)
         self.epsilon = epsilon
+        self.gamma_initializer = initializers.get(gamma_initializer)
+        self.beta_initializer = initializers.get(beta_initializer)
 
     def build(self, input_shape):
         """Creates `gamma` and `beta`, one number a group."""
         check_groups("SpatialGroupEnhance", self.check_input(input_shape), self.groups)
-        self.gamma = self.add_weight(shape=(self.groups,), name="gamma", initializer="zeros", autocast=False)
-        self.beta = self.add_weight(shape=(self.groups,), name="beta", initializer="ones", autocast=False)
+        for name, initializer in (("gamma", self.gamma_initializer), ("beta", self.beta_initializer)):
+            weight = self.add_weight(shape=(self.groups,), name=name, initializer=initializer, autocast=False)
+            setattr(self, name, weight)
 
     def call(self, x):
         """Returns x times its gate, in the shape and dtype of x."""
@@ -111,4 +124,10 @@ class SpatialGroupEnhance(FeatureMapLayer):
 
     def get_config(self):
         """All constructor arguments as plain values."""
-        return {**super().get_config(), "groups": self.groups, "epsilon": self.epsilon}
+        return {
+            **super().get_config(),
+            "groups": self.groups,
+            "epsilon": self.epsilon,
+            "gamma_initializer": initializers.serialize(self.gamma_initializer),
+            "beta_initializer": initializers.serialize(self.beta_initializer),
+        }

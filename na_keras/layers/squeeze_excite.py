@@ -6,16 +6,20 @@
 
 Reference: implus/PytorchInsight, classification/models/imagenet/resnet_se.py, which has the biases that eq. 3 leaves
 out; Table 1's parameter count needs them. Initial weights are torch.nn.Linear's, as there.
+
+timm's SEModule (timm/layers/squeeze_excite.py) rounds C / r to a multiple of 8, and to 8 at least; ours is C // r, cut
+off: 24 channels at r = 16 have 8 hidden features there and 1 here.
 """
 
 import keras
-from keras import ops
+from keras import initializers, ops
 
 from na_keras.layers.feature_map import (
     FeatureMapLayer,
     check_positive_integer,
     check_reduction,
     for_all_positions,
+    for_statistics,
     in_dtype_of,
     linear,
     mean_of_positions,
@@ -24,8 +28,8 @@ from na_keras.layers.initializers import torch_linear
 
 
 def excitation(z, squeeze, excite):
-    """W2 relu(W1 z + b1) + b2, of z (b, c): (b, c). The weights as in `squeeze_excite_gate`."""
-    return linear(ops.relu(linear(z, squeeze)), excite)
+    """W2 relu(W1 z + b1) + b2, of z (b, c): (b, c) in float32. The weights as in `squeeze_excite_gate`."""
+    return for_statistics(linear(ops.relu(linear(z, squeeze)), excite))
 
 
 def squeeze_excite_gate(x, squeeze, excite, data_format="channels_last"):
@@ -49,21 +53,25 @@ def squeeze_excite(x, squeeze, excite, data_format="channels_last"):
     return x * in_dtype_of(x, squeeze_excite_gate(x, squeeze, excite, data_format))
 
 
-def bottleneck_layers(channels, reduction, dtype):
-    """The two fully connected layers of SE and CBAM, built: C -> C // r, and back; `excitation` has the ReLU."""
-    features = channels // reduction
-    layers = []
-    for name, inputs, units in (("squeeze", channels, features), ("excite", features, channels)):
-        layer = keras.layers.Dense(
-            units,
-            kernel_initializer=torch_linear(inputs),
-            bias_initializer=torch_linear(inputs),
-            dtype=dtype,
-            name=name,
-        )
-        layer.build((None, inputs))
-        layers.append(layer)
-    return layers
+def bottleneck_layers(layer, channels):
+    """The two fully connected layers of SE and CBAM, built: C -> C // r, and back; `excitation` has the ReLU.
+
+    Args:
+        layer: whose sublayers they are, with `reduction`, `excite_kernel_initializer` and `excite_bias_initializer`.
+        channels: C.
+    """
+    features, made = channels // layer.reduction, []
+    excite = layer.excite_kernel_initializer, layer.excite_bias_initializer
+    for name, inputs, units, (kernel, bias) in (
+        ("squeeze", channels, features, (None, None)),
+        ("excite", features, channels, excite),
+    ):
+        initial = {
+            "kernel_initializer": torch_linear(inputs) if kernel is None else kernel,
+            "bias_initializer": torch_linear(inputs) if bias is None else bias,
+        }
+        made.append(layer.sublayer(keras.layers.Dense, name, (None, inputs), units=units, **initial))
+    return made
 
 
 @keras.saving.register_keras_serializable(package="na_keras")
@@ -79,8 +87,11 @@ class SqueezeExcite(FeatureMapLayer):
     580
 
     Args:
-        reduction: the hidden layer has channels // reduction features; the paper's r = 16.
+        reduction: the hidden layer has channels // reduction features; the paper's r = 16. timm rounds that to a
+            multiple of 8, at least 8.
         data_format: `"channels_last"` or `"channels_first"`; by default `keras.config.image_data_format()`.
+        excite_kernel_initializer, excite_bias_initializer: of the second fully connected layer. None: uniform within
+            1 / sqrt(inputs), as torch.nn.Linear. With "zeros" for both a fresh layer multiplies by 1/2.
         **kwargs: `name`, `dtype`, `trainable`.
 
     Input and output: (batch, height, width, channels), or (batch, channels, height, width) with
@@ -92,16 +103,28 @@ class SqueezeExcite(FeatureMapLayer):
             first call, a rank other than 4, unknown channels, fewer channels than `reduction`.
     """
 
-    def __init__(self, reduction=16, data_format=None, **kwargs):
+    constant_gate = {"excite_kernel_initializer": "zeros", "excite_bias_initializer": "zeros"}
+
+    def __init__(
+        self,
+        reduction=16,
+        data_format=None,
+        *,
+        excite_kernel_initializer=None,
+        excite_bias_initializer=None,
+        **kwargs,
+    ):
         super().__init__(data_format, **kwargs)
         check_positive_integer("reduction", reduction, "channels are divided by it")
         self.reduction = int(reduction)
+        self.excite_kernel_initializer = initializers.get(excite_kernel_initializer)
+        self.excite_bias_initializer = initializers.get(excite_bias_initializer)
 
     def build(self, input_shape):
         """Creates `squeeze` and `excite`, each with kernel and bias."""
         channels = self.check_input(input_shape)
         check_reduction("SqueezeExcite", channels, self.reduction)
-        self.squeeze, self.excite = bottleneck_layers(channels, self.reduction, self.statistics_dtype)
+        self.squeeze, self.excite = bottleneck_layers(self, channels)
 
     def call(self, x):
         """Returns x times its gate, in the shape and dtype of x."""
@@ -109,4 +132,9 @@ class SqueezeExcite(FeatureMapLayer):
 
     def get_config(self):
         """All constructor arguments as plain values."""
-        return {**super().get_config(), "reduction": self.reduction}
+        return {
+            **super().get_config(),
+            "reduction": self.reduction,
+            "excite_kernel_initializer": initializers.serialize(self.excite_kernel_initializer),
+            "excite_bias_initializer": initializers.serialize(self.excite_bias_initializer),
+        }

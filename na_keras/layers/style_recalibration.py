@@ -43,7 +43,7 @@ def style_recalibration_gate(x, mean_weight, deviation_weight, norm, epsilon=1e-
     variance = ops.squeeze(sample_variance(for_statistics(x), positions), positions)
     deviation = ops.sqrt(variance + epsilon)  # (b, c), as the mean
     style = ops.cast(mean_weight, mean.dtype) * mean + ops.cast(deviation_weight, mean.dtype) * deviation
-    return for_all_positions(ops.sigmoid(norm(style)), data_format)
+    return for_all_positions(ops.sigmoid(for_statistics(norm(style))), data_format)
 
 
 def style_recalibration(x, mean_weight, deviation_weight, norm, epsilon=1e-5, data_format="channels_last"):
@@ -93,10 +93,8 @@ class StyleRecalibration(FeatureMapLayer):
         self.deviation_weight = self.add_weight(
             shape=(channels,), name="deviation_weight", initializer="zeros", autocast=False
         )
-        self.bn = keras.layers.BatchNormalization(
-            momentum=0.9, epsilon=1e-5, synchronized=self.synchronized, dtype=self.statistics_dtype, name="bn"
-        )
-        self.bn.build((None, channels))
+        norm = {"momentum": 0.9, "epsilon": 1e-5, "synchronized": self.synchronized}
+        self.bn = self.sublayer(keras.layers.BatchNormalization, "bn", (None, channels), **norm)
 
     def call(self, x, training=None):
         """Returns x times its gate, in the shape and dtype of x."""

@@ -6,10 +6,10 @@ import pathlib
 
 import keras
 
-from na_keras.graph.calls import checked_functional, sublayers
+from na_keras.graph.calls import checked_functional, functional, sublayers
 from na_keras.graph.insertion import insert_attention
 from na_keras.layers import get_attention
-from na_keras.model_files import load_model, training_record
+from na_keras.model_files import check_classifier, check_softmax, load_model, training_record
 from na_keras.models.shared import classifier_of
 from na_keras.networks.classifiers import find_classifier, with_classifier
 from na_keras.networks.names import network_name, resolve_attention
@@ -151,14 +151,14 @@ def of_one_tensor(model):
     return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
 
 
-def image_model(path, pixels):
-    """(functional model of a file, what pixels mean to it).
+def image_model(path, pixels, loaded=None):
+    """(functional model of a file, what pixels mean to it); `loaded` where the file has been read already.
 
     Raises:
         ValueError: no functional classifier of one RGB image; pixels that the file does not show, and nobody says; or
             that it shows otherwise.
     """
-    model = checked_functional(load_model(path), "A network that these programs take")
+    model = checked_functional(loaded or load_model(path), "A network that these programs take")
     if len(model.inputs) == len(model.outputs) == 1:
         model = of_one_tensor(model)
     shape, output = model.input_shape, model.output_shape
@@ -196,10 +196,18 @@ def open_classifier(path, pixels=None):
     Raises:
         FileNotFoundError, ValueError: as `load_model`, and as `image_model`.
     """
-    model, meaning = image_model(path, pixels)
-    _, _, activation = find_classifier(model, str(path))
+    loaded = load_model(path)
+    if functional(loaded) is None:  # code of its own, which nothing here looks into
+        return check_classifier(loaded)
+    model, meaning = image_model(path, pixels, loaded)
     model = with_pixels(model, meaning, None)
-    return model if activation == "softmax" else with_classifier(model, str(path), model.output_shape[-1], "softmax")
+    try:
+        check_softmax(model)
+    except ValueError:
+        if find_classifier(model, str(path))[-1] == "softmax":
+            raise
+        return with_classifier(model, str(path), model.output_shape[-1], "softmax")
+    return model
 
 
 def from_file(network, size, classes, notes):

@@ -68,7 +68,8 @@ def is_about_bytes(call):
     """Whether a call makes of numbers in 0..255 what networks take; None if it does nothing to the numbers."""
     operation = call.operation
     if isinstance(operation, keras.layers.Rescaling):
-        return 0 < np.max(np.abs(operation.scale)) <= 1 / BYTES
+        as_they_are = np.all(np.equal(operation.scale, 1)) and not np.any(operation.offset)  # somebody says so
+        return bool(as_they_are or 0 < np.max(np.abs(operation.scale)) <= 1 / BYTES)
     if isinstance(operation, keras.layers.Normalization):
         mean = operation.mean if operation.mean is not None else 0.0
         return float(np.max(np.abs(keras.ops.convert_to_numpy(mean)))) >= BYTES

@@ -27,8 +27,21 @@ def modules_of(network):
     return [layer for layer in network.layers if layer.name.endswith("attention")]
 
 
+def begun_constant(module, shape):
+    """A module of the same configuration that multiplies by a constant when it is fresh, as its class says how; None
+    where no weights do that.
+    """
+    arguments = getattr(module, "constant_gate", None)
+    if not arguments or not module.weights:
+        return None
+    fresh = type(module).from_config({**module.get_config(), **arguments})
+    fresh.build(shape)
+    return fresh
+
+
 def divide_out(network):
-    """Divides the constants of all fresh modules out of the batch norms before them.
+    """Divides the constants of all fresh modules out of the batch norms before them; modules whose class knows how to
+    begin as a constant (SE, CBAM, ECA) begin so.
 
     Returns:
         None, or why that cannot be; nothing is changed then.
@@ -43,10 +56,15 @@ def divide_out(network):
         if not isinstance(before, keras.layers.BatchNormalization) or not (before.scale and before.center):
             return f"{before.name!r} before {module.name!r} is no batch norm with scale and shift"
         k, low, high = constant_gate(module, call.inputs[0].shape)
+        weights = None
+        if k is None and (constant := begun_constant(module, call.inputs[0].shape)):
+            (k, _, _), weights = constant_gate(constant, call.inputs[0].shape), constant.get_weights()
         if k is None or k == 0:
             return f"a fresh {type(module).__name__} multiplies by {low:.3g} to {high:.3g}, which depends on the image"
-        plan.append((before, k))
-    for before, k in plan:
+        plan.append((before, k, module, weights))
+    for before, k, module, weights in plan:
+        if weights is not None:
+            module.set_weights(weights)
         for weight in (before.gamma, before.beta):
             value = keras.ops.convert_to_numpy(weight)
             weight.assign((value.astype("float64") / k).astype(value.dtype))

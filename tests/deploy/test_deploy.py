@@ -207,3 +207,62 @@ def test_the_trained_model_is_left_alone():
     rewrite.deploy_copy(model)
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
+
+
+class Doubled(layers.Layer):
+    """Not registered with Keras, which cannot load it from a file."""
+
+    def call(self, x):
+        return x * 2
+
+
+def tripled(x):
+    return x * 3
+
+
+def adapted():
+    layer = layers.Normalization()
+    layer.adapt(photographs(4, 8) / 2)
+    return layer
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        adapted,
+        Doubled,
+        lambda: layers.Lambda(lambda x: x * 2, output_shape=(8, 8, 3)),
+        lambda: layers.Conv2D(3, 1, activation=tripled),
+        lambda: layers.Conv2D(3, 1, activation=tf.nn.softmax),
+        lambda: layers.Activation(tf.nn.silu),
+    ],
+    ids=["Normalization", "class", "Lambda", "function", "tf.nn.softmax", "tf.nn.silu"],
+)
+def test_layers_of_others_are_copied_with_their_functions_and_state(layer, policy):
+    images = photographs(4, 8)
+    keras.config.set_dtype_policy(policy)
+    try:
+        image = keras.Input((8, 8, 3))
+        x = layer()(layers.Rescaling(1 / 64)(image) if layer is not adapted else image)
+        model = keras.Model(image, layers.Dense(5, dtype="float32")(layers.GlobalAveragePooling2D()(x)))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    copy, _ = rewrite.deploy_copy(model)
+    assert {inner.compute_dtype for inner in copy.layers} == {"float32"}
+    assert_equal(copy, model, images, FLOAT_TOLERANCE if policy == "float32" else 2.0**-5)  # some roundings of 2**-8
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_a_layer_without_a_configuration_is_refused_by_name(policy):
+    class NoConfiguration(layers.Layer):
+        def __init__(self, function, name):
+            super().__init__(name=name, dtype=policy)
+
+        def call(self, x):
+            return x
+
+    image = keras.Input((8, 8, 3))
+    model = keras.Model(image, NoConfiguration(tripled, "mine")(image))
+    with pytest.raises(ValueError, match="Cannot copy 'mine', a NoConfiguration: its get_config"):
+        rewrite.deploy_copy(model)

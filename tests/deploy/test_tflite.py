@@ -11,7 +11,7 @@ from weights_that_matter import make_every_weight_matter, photographs
 
 import evaluate
 from na_keras import NAMobileNetV2, NormalizationAttention
-from na_keras.data import digits
+from na_keras.data import digits, pipeline
 from na_keras.deploy import TFLITE_KINDS, attention_forms, calibration, convert_tflite, deploy_copy
 from na_keras.deploy.tflite import conversion, float_gates
 from na_keras.deploy.tflite import graph as tflite_graph
@@ -23,9 +23,8 @@ SIZE, RESIZE = 32, 36
 def images_of(split):
     """The digits of a split through the preprocessing of evaluation: float32 (n, 32, 32, 3), labels (n,)."""
     source = digits(split)
-    generate = calibration.representative_images(source.examples(None), RESIZE, SIZE, source.count)
-    labels = np.array([int(example["label"]) for example in source.examples(None)])
-    return np.concatenate([image for (image,) in generate()]), labels
+    (batch,) = pipeline.evaluation_batches(source, batch_size=source.count, resize=RESIZE, size=SIZE)
+    return batch[0].numpy().astype("float32"), batch[1].numpy()
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +47,7 @@ def trained():
     x = layers.GlobalAveragePooling2D()(x)
     model = keras.Model(image, layers.Dense(10, "softmax", name="predictions")(x))
     model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy", steps_per_execution=45)
-    model.fit(*images_of("train"), batch_size=16, epochs=10, verbose=0)
+    model.fit(*images_of("train"), batch_size=16, epochs=7, verbose=0)
     return model
 
 

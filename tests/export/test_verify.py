@@ -6,6 +6,7 @@ The model server is a stand-in (stand_in_server.py).
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -227,7 +228,7 @@ def test_broken_tflite_files_are_each_reported_and_an_absent_server_is_not_a_pas
 
 
 @pytest.mark.filterwarnings(INTEGER_INPUT)
-def test_integer_input_and_output_are_scaled(reference_file, tmp_path):
+def test_integer_files_are_asked_with_raw_bytes_and_their_output_is_scaled(reference_file, tmp_path):
     rng = np.random.default_rng(0)
     kernel, weights = rng.normal(0, 0.3, (3, 3, 3, 8)).astype("float32"), rng.normal(0, 3, (8, 7)).astype("float32")
 
@@ -237,6 +238,7 @@ def test_integer_input_and_output_are_scaled(reference_file, tmp_path):
 
     path = tmp_path / "model_int8.tflite"
     images = np.load(reference_file)["images"] * np.float32([0.1, 0.4, 0.7, 1])[:, None, None, None]
+    images[-1, 0, 0], images[-1, -1, -1] = 0, 255
     path.write_bytes(convert(classify, representative=images))
     answers, _ = litert_runtime.consume(path, {"images": images})
     expected = classify(images).numpy()
@@ -246,7 +248,9 @@ def test_integer_input_and_output_are_scaled(reference_file, tmp_path):
     rolled = np.roll(answers["probabilities"], 1, axis=1)
     assert answer_rules.check_reduced(LIMITS, rolled, expected)[1]
     details = {"dtype": np.uint8, "quantization": (0.5, 10)}
-    assert litert_runtime.quantize(np.array([-9.0, 0.0, 1.3, 500.0]), details).tolist() == [0, 10, 13, 255]
+    pixels = np.array([-9.0, 0.0, 1.3, 500.0])
+    assert litert_runtime.stored_pixels(pixels, np.uint8).tolist() == [0, 0, 1, 255]
+    assert litert_runtime.stored_pixels(pixels, np.int8).tolist() == [-128, -128, -127, 127]
     assert litert_runtime.dequantize(np.array([13], "uint8"), details) == 1.5
 
 
@@ -311,10 +315,12 @@ def test_a_network_that_says_nothing_is_refused(version, reference_file, tmp_pat
     monkeypatch.setattr(verification, "CONSUMERS", {})
     monkeypatch.setattr(verification, "FILE_CONSUMERS", {})
     reference = dict(np.load(reference_file))
-    for probabilities in (np.full((4, 7), 1 / 7), np.full((4, 7), np.nan)):
-        np.savez(tmp_path / "same.npz", **{**reference, "probabilities": probabilities})
-        _, (sentence,) = verification.verify(version, tmp_path / "same.npz")
-        assert "agreement says nothing" in sentence
+    reference["origin"] = np.array("sample images")
+    same = "to the 4 sample images .* so that agreement on them says nothing"
+    for value, gate, expected in ((1 / 7, "equal-answers", same), (np.nan, None, "answers are not finite")):
+        np.savez(tmp_path / "same.npz", **{**reference, "probabilities": np.full((4, 7), value)})
+        _, (finding,) = verification.verify(version, tmp_path / "same.npz")
+        assert re.search(expected, finding) and finding.gate == gate and "trained" not in finding
     assert verification.verify(version, reference_file)[1] == []
 
 

@@ -1,12 +1,14 @@
 """Copies of other people's layers: of the same function as the original, or refused with the layer's name."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers, ops
 
-from na_keras import count_macs, grad_cam, insert_attention
+from na_keras import SqueezeExcite, count_macs, grad_cam, insert_attention
 from na_keras.graph.copying import copy_model
 
 RNG = np.random.default_rng(0)
@@ -161,6 +163,20 @@ def test_insertion_keeps_a_vocabulary_beside_the_images():
     np.testing.assert_allclose(new.predict(given, verbose=0), model.predict(given, verbose=0), atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method:UserWarning")
+def test_a_module_that_is_inserted_may_be_quantized_saved_and_copied(tmp_path):
+    image = keras.Input((8, 8, 3))
+    model = keras.Model(image, layers.GlobalAveragePooling2D()(layers.Conv2D(3, 3, name="convolution")(image)))
+    model = insert_attention(model, functools.partial(SqueezeExcite, 2), "convolution")
+    expected = answer(model, IMAGES)
+    model.quantize("int8")
+    quantized = answer(model, IMAGES)
+    assert 0 < np.abs(quantized - expected).max() < 0.05 * np.abs(expected).max()
+    model.save(tmp_path / "model.keras")
+    for same in (keras.saving.load_model(tmp_path / "model.keras"), copy_model(model)):
+        np.testing.assert_array_equal(answer(same, IMAGES), quantized)
+
+
 class NoConfiguration(layers.Layer):
     def __init__(self, function):
         super().__init__(name="mine")
@@ -215,12 +231,19 @@ def classifier(kind):
 @pytest.mark.parametrize("kind", [Scaled, ScaledSequential])
 @pytest.mark.parametrize(
     "function",
-    [insert_attention, lambda model: grad_cam(model, IMAGES), count_macs, copy_model],
+    [
+        lambda model: insert_attention(model, where="^conv"),
+        lambda model: grad_cam(model, IMAGES),
+        count_macs,
+        copy_model,
+    ],
     ids=["insert_attention", "grad_cam", "count_macs", "copy_model"],
 )
 def test_a_functional_subclass_with_a_call_of_its_own_is_refused(function, kind):
+    model = classifier(kind)
     with pytest.raises(ValueError, match="functional model.*Scaled.*has a call.. of its own.*keras.Model.model"):
-        function(classifier(kind))
+        function(model)
+    function(keras.Model(model.inputs, model.outputs))  # as the message says
 
 
 def test_one_inside_a_model_is_called_as_it_is():

@@ -161,7 +161,8 @@ def test_xla_gives_the_same_numbers(variant):
     import tensorflow as tf
 
     compiled = tf.function(normalization_attention, jit_compile=True)
-    for case in CASES:
+    # What a compiler may spoil by rewriting: an ordinary map, one position, zeros, equal channels.
+    for case in ("00", "03", "06", EQUAL_CHANNELS):
         if is_undefined(case, variant):
             continue
         output, (dx, *_) = run(case, variant, compiled)

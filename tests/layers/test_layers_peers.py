@@ -1,6 +1,7 @@
 """The other attention layers: their reference code's numbers, their papers' constants, their errors."""
 
 import pathlib
+import re
 
 import keras
 import numpy as np
@@ -14,6 +15,7 @@ from na_keras import (
     GlobalContext,
     LinearContextTransform,
     NonLocal,
+    NormalizationAttention,
     SelectiveKernel,
     SimAM,
     SpatialGroupEnhance,
@@ -215,18 +217,6 @@ def test_bad_arguments_are_refused_at_construction(layer, arguments, message):
 @pytest.mark.parametrize(
     ("layer", "shape", "message"),
     [
-        (SqueezeExcite(16), (2, 4, 4, 8), "SqueezeExcite.*Received: 8 channels, reduction=16; use .* at most 8"),
-        (CBAM(16), (2, 4, 4, 8), "CBAM.*Received: 8 channels, reduction=16"),
-        (GlobalContext(8), (2, 4, 4, 8), "of which 2 must remain. Received: 8 channels, reduction=8; .* at most 4"),
-        (NonLocal(reduction=16), (2, 4, 4, 8), "NonLocal.*Received: 8 channels, reduction=16"),
-        (SelectiveKernel(groups=(1, 4)), (2, 4, 4, 8), "SelectiveKernel.*Received: 8 channels, reduction=16"),
-        (SelectiveKernel(reduction=2), (2, 4, 4, 48), "groups must divide them. Received: 48 channels, groups=32; 24"),
-        (SelectiveKernel(48), (2, 4, 4, 64), "groups must divide them. Received: 48 channels, groups=32"),
-        (SpatialGroupEnhance(), (2, 4, 4, 48), "groups must divide them. Received: 48 channels, groups=64; 48 would"),
-        (SpatialGroupEnhance(5), (2, 4, 4, 8), "Received: 8 channels, groups=5; 4 would do"),
-        (LinearContextTransform(5), (2, 4, 4, 8), "groups must divide them. Received: 8 channels, groups=5"),
-        (LinearContextTransform(8), (2, 4, 4, 8), "a single channel to 0: use fewer groups.*groups=8"),
-        (EfficientChannelAttention(9), (2, 4, 4, 8), "use a smaller kernel_size. Received: 8 channels, kernel_size=9"),
         (GatherExcite(8), (2, 7, 9, 8), "extent is larger than the map: use extent=None.*extent=8"),
         (GatherExcite(8, data_format="channels_first"), (2, 64, 9, 7), "extent is larger than the map"),
         (SimAM(), (2, 8), "SimAM takes a batch of feature maps, rank 4. Received: input_shape=\\(2, 8\\)"),
@@ -236,6 +226,46 @@ def test_bad_arguments_are_refused_at_construction(layer, arguments, message):
 def test_bad_inputs_are_refused_on_the_first_call(layer, shape, message):
     with pytest.raises(ValueError, match=message):
         layer(np.zeros(shape, "float32"))
+
+
+# Everything that depends on the number of channels or the map's size, and what the message says would do.
+ADVISED = [
+    (SqueezeExcite, {"reduction": 16}, 8, {"reduction": 8}),
+    (CBAM, {}, 8, {"reduction": 8}),
+    (GlobalContext, {"reduction": 8}, 8, {"reduction": 4}),
+    (NonLocal, {"reduction": 16}, 8, {"reduction": 8}),
+    (SelectiveKernel, {"groups": (1, 4)}, 8, {"reduction": 8}),
+    (SelectiveKernel, {}, 48, {"groups": (1, 24)}),
+    (SelectiveKernel, {"filters": 32, "groups": (5, 1)}, 48, {"groups": (4, 1)}),
+    (SelectiveKernel, {}, 3, {"groups": (1, 3), "reduction": 3}),
+    (SelectiveKernel, {"minimum_features": 4}, 3, {"groups": (1, 3)}),
+    (SpatialGroupEnhance, {}, 48, {"groups": 48}),
+    (SpatialGroupEnhance, {"groups": 5}, 8, {"groups": 4}),
+    (LinearContextTransform, {}, 24, {"groups": 12}),
+    (LinearContextTransform, {"groups": 5}, 8, {"groups": 4}),
+    (LinearContextTransform, {"groups": 8}, 8, {"groups": 4}),
+    (LinearContextTransform, {}, 7, {"groups": 1}),
+    (EfficientChannelAttention, {"kernel_size": 9}, 8, {"kernel_size": 7}),
+    (EfficientChannelAttention, {"kernel_size": 3}, 1, {"kernel_size": 1}),
+    (GatherExcite, {"extent": 8}, 8, {"extent": None}),
+    (NormalizationAttention, {}, 1, {"unbiased": False}),
+]
+
+
+@pytest.mark.parametrize(("layer", "arguments", "channels", "advised"), ADVISED)
+def test_what_a_message_says_would_do_does(layer, arguments, channels, advised):
+    x = np.ones((2, 4, 4, channels), "float32")
+    with pytest.raises(ValueError, match=f"{layer.__name__}|extent is larger|single channel is undefined") as refused:
+        layer(**arguments)(x)
+    found = re.search(r"; (.*) would do|use (\w+=None|\w+=False)", str(refused.value))
+    assert eval(f"dict({found[1] or found[2]})") == advised
+    assert layer(**{**arguments, **advised})(x).shape[:3] == x.shape[:3]
+
+
+@pytest.mark.parametrize("layer", [LinearContextTransform, GlobalContext])
+def test_one_channel_is_too_few(layer):
+    with pytest.raises(ValueError, match="Received: 1 channels.*; too few"):
+        layer()(np.ones((2, 4, 4, 1), "float32"))
 
 
 @pytest.mark.parametrize("layer", [SqueezeExcite, GatherExcite, SimAM, SelectiveKernel])

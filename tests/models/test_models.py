@@ -72,7 +72,7 @@ def test_modules_add_their_papers_parameters(attention, of_block):
 def randomized_network(builder, size):
     model = builder(input_shape=(size, size + 32, 3), classes=10, classifier_activation=None)
     randomize(model)
-    images = np.random.default_rng(1).uniform(0, 255, (2, size, size + 32, 3)).astype("float32")
+    images = np.random.default_rng(1).integers(0, 256, (2, size, size + 32, 3)).astype("float32")
     return model, images, model.predict(images, verbose=0)
 
 
@@ -99,9 +99,8 @@ def test_saved_network_loads_with_the_same_output(builder, size, tmp_path):
 
 
 def test_uint8_images_are_taken_as_they_are():
-    model = NAMobileNetV2(input_shape=(32, 32, 3), alpha=0.35, classes=4)
-    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), "uint8")
-    np.testing.assert_array_equal(model.predict(images, verbose=0), model.predict(images.astype("float32"), verbose=0))
+    model, images, logits = randomized_network(NAMobileNetV2, 96)
+    np.testing.assert_array_equal(model.predict(images.astype("uint8"), verbose=0), logits)
 
 
 @pytest.mark.parametrize("builder", [ResNet18, functools.partial(MobileNetV2, alpha=0.35)])
@@ -165,7 +164,7 @@ def test_heads_follow_keras_applications():
     assert build(include_top=False, pooling="max").layers[-1].name == "max_pool"
     model = build(classes=7, classifier_activation=None, input_shape=(None, None, 3), attention="na")
     x = np.zeros((1, 40, 50, 3), "float32")
-    assert model.predict(x, verbose=0).shape == (1, 7)
+    assert model(x).shape == (1, 7)
     assert "dropout" in [layer.name for layer in model.layers]
     assert "dropout" not in [layer.name for layer in build(dropout_rate=0.0).layers]
 
@@ -393,17 +392,18 @@ def test_networks_without_bottlenecks_refuse_what_replaces_their_convolution(att
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="Keras synchronises on TensorFlow only")
 def test_synchronized_batch_norm_reaches_into_attention_given_by_name():
+    def norms_of(layer):
+        parts = layer._flatten_layers(include_self=False)
+        return [part for part in parts if isinstance(part, keras.layers.BatchNormalization)]
+
     build = functools.partial(MobileNetV2, input_shape=(32, 32, 3), alpha=0.35, synchronized_batch_norm=True)
-    for name in ("cbam", "ge", "srm", "non_local"):
-        inside = [layer for layer in build(attention=name).layers if layer.name.endswith("_attention")]
-        norms = [
-            part
-            for layer in inside
-            for part in layer._flatten_layers(include_self=False)
-            if isinstance(part, keras.layers.BatchNormalization)
-        ]
-        assert norms and all(norm.synchronized for norm in norms)
-    build(attention="se")  # has none
+    networks = build(attention="cbam"), build(attention="ge")
+    layers = [layer for model in networks for layer in model.layers if layer.name.endswith("_attention")]
+    for name in ("srm", "non_local"):
+        layers.append(na_keras.get_attention(name, synchronized=True)())
+        layers[-1].build((None, 8, 8, 16))
+    assert all(norms_of(layer) and all(norm.synchronized for norm in norms_of(layer)) for layer in layers)
+    assert not norms_of(na_keras.get_attention("se", synchronized=True)())
     layer = build(attention=functools.partial(na_keras.CBAM, reduction=8)).get_layer("block_1_attention")
     assert not layer.spatial_bn.synchronized  # a callable decides for itself
 

@@ -35,11 +35,13 @@ def answers(network):
     return keras.ops.convert_to_numpy(network(images))
 
 
-@pytest.mark.parametrize("ending", [".npz", ".keras", ".weights.h5", ".h5"])
-def test_fresh_modules_keep_what_the_weights_compute_and_it_is_said(trained, ending, caplog):
+@pytest.mark.parametrize(
+    ("ending", "attention"), [(".npz", "se"), (".keras", "na"), (".weights.h5", "cbam"), (".h5", "na")]
+)
+def test_fresh_modules_keep_what_the_weights_compute_and_it_is_said(trained, ending, attention, caplog):
     folder, network = trained
     with caplog.at_level(logging.WARNING, "na_keras"):
-        loaded = ResNet18(**SMALL, classes=5, weights=folder / f"trained{ending}", attention="na")
+        loaded = ResNet18(**SMALL, classes=5, weights=folder / f"trained{ending}", attention=attention)
     assert "attention modules are fresh; what they multiply by is divided out" in caplog.text
     assert "classifier" not in caplog.text
     # Each of 8 branches is rounded once more, of a softmax's numbers below 1.
@@ -50,9 +52,9 @@ def test_fresh_modules_keep_what_the_weights_compute_and_it_is_said(trained, end
 def test_a_classifier_of_other_classes_is_fresh_and_it_is_said(trained, ending, caplog):
     folder, network = trained
     with caplog.at_level(logging.WARNING, "na_keras"):
-        loaded = ResNet18(**SMALL, classes=3, weights=folder / f"trained{ending}", attention="se")
+        loaded = ResNet18(**SMALL, classes=3, weights=folder / f"trained{ending}", attention="simam")
     assert "the weights are of 5 classes, the network has 3" in caplog.text
-    assert "a fresh SqueezeExcite multiplies by" in caplog.text  # and is no constant
+    assert "a fresh SimAM multiplies by" in caplog.text  # and is no constant
     name = "conv5_block2_2_bn"
     for ours, theirs in zip(loaded.get_layer(name).get_weights(), network.get_layer(name).get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)

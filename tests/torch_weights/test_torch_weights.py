@@ -1,83 +1,62 @@
 """Weights from PyTorch and back: the names, every error, and nothing half-loaded. No PyTorch is needed here."""
 
-import functools
-import json
-import pickle
-import sys
-import zipfile
-
 import keras
 import numpy as np
 import pytest
+from small_networks import SMALL, assert_restores, assert_same_weights, randomize, thin
 
 import na_keras
 from na_keras import MobileNetV2, ResNet18, ResNet50, load_torch_weights, to_torch_state_dict
-
-SMALL = {"input_shape": (32, 32, 3), "classes": 4}
-thin = functools.partial(MobileNetV2, alpha=0.35, **SMALL)
-
-
-def randomize(model, seed=0):
-    rng = np.random.default_rng(seed)
-    for weight in model.weights:
-        weight.assign(rng.uniform(0.1, 1, weight.shape))
-    return model
-
-
-def assert_same_weights(model, other):
-    assert len(model.weights) == len(other.weights)
-    for ours, theirs in zip(model.weights, other.weights, strict=True):
-        np.testing.assert_array_equal(keras.ops.convert_to_numpy(ours), keras.ops.convert_to_numpy(theirs), ours.path)
-
-
-@pytest.fixture(scope="module")
-def network():
-    return randomize(thin(attention="se"))
-
-
-@pytest.fixture(scope="module")
-def state(network):
-    return to_torch_state_dict(network)
-
-
-@pytest.fixture(scope="module")
-def unloaded():
-    """For what cannot be loaded."""
-    return thin(attention="se")
-
-
-@pytest.fixture
-def fresh():
-    return thin(attention="se")
-
+from na_keras.torch_weights.names import layer_weights
 
 NETWORKS = [(ResNet50, "sk"), *((ResNet18, name) for name in (None, "na", "na_embedding", "se", "cbam", "gc", "sge"))]
 NETWORKS += [(thin, name) for name in (None, "na", "na_embedding", "ge", "cbam", "gc", "sge")]
 
 
-@pytest.mark.parametrize(("builder", "attention"), NETWORKS)
-def test_there_and_back_is_the_same_network(builder, attention):
-    build = functools.partial(builder, attention=attention, **({} if builder is thin else SMALL))
-    model, other = randomize(build()), build()
-    state = to_torch_state_dict(model)
+@pytest.fixture(scope="module", params=NETWORKS, ids=lambda row: f"{getattr(row[0], '__name__', 'thin')}-{row[1]}")
+def written(request):
+    """(builder, attention, a network of it, its state dict)."""
+    builder, attention = request.param
+    model = randomize(builder(attention=attention, **({} if builder is thin else SMALL)))
+    return builder, attention, model, to_torch_state_dict(model)
+
+
+def test_there_and_back_is_the_same_network(written):
+    _, _, model, state = written
     assert len(state) == len(model.weights)
     assert all(array.flags.c_contiguous and array.dtype == np.float32 for array in state.values())
-    load_torch_weights(other, state)
-    assert_same_weights(model, other)
+    assert_restores(model, state)
 
 
-# Names and shapes as the reference programs' state dicts have them, for the full networks.
-KNOWN = {
-    (ResNet50, None): {
+# Names and shapes as the reference programs' state dicts have them.
+TRUNK = {
+    ResNet50: {
         "conv1.weight": (64, 3, 7, 7),
         "layer1.0.conv1.weight": (64, 64, 1, 1),
         "layer4.2.bn3.running_var": (2048,),
         "layer3.0.downsample.0.weight": (1024, 512, 1, 1),
         "layer3.0.downsample.1.bias": (1024,),
-        "fc.weight": (1000, 2048),
+        "fc.weight": (4, 2048),
     },
-    (ResNet50, "na"): {"layer1.0.na.weight2": (1,), "layer4.2.na.bias2": (1,)},
-    (ResNet50, "se"): {"layer1.0.se.fc.0.weight": (16, 256), "layer1.0.se.fc.2.weight": (256, 16)},
+    ResNet18: {
+        "layer1.0.conv1.weight": (64, 64, 3, 3),
+        "layer2.0.conv2.weight": (128, 128, 3, 3),
+        "layer4.1.bn2.running_var": (512,),
+        "layer3.0.downsample.0.weight": (256, 128, 1, 1),
+    },
+    thin: {
+        "features.0.0.weight": (16, 3, 3, 3),
+        "features.1.conv.0.0.weight": (16, 1, 3, 3),
+        "features.1.conv.1.weight": (8, 16, 1, 1),
+        "features.1.conv.2.running_mean": (8,),
+        "features.3.conv.0.0.weight": (48, 8, 1, 1),
+        "features.3.conv.1.0.weight": (48, 1, 3, 3),
+        "features.17.conv.3.bias": (112,),
+        "features.18.0.weight": (1280, 112, 1, 1),
+        "classifier.1.weight": (4, 1280),
+    },
+}
+MODULES = {
     (ResNet50, "sk"): {
         "layer1.0.conv2.weight": (64, 64, 3, 3),
         "layer1.0.conv2g.weight": (64, 2, 3, 3),
@@ -86,37 +65,27 @@ KNOWN = {
         "layer1.0.bn_fc1.weight": (4,),
         "layer1.0.conv_fc2.weight": (128, 4, 1, 1),
     },
-    (ResNet50, "cbam"): {
-        "layer2.1.cbam.ChannelGate.mlp.1.weight": (32, 512),
-        "layer2.1.cbam.ChannelGate.mlp.3.bias": (512,),
+    (ResNet18, "na"): {"layer1.0.na.weight2": (1,), "layer4.1.na.bias2": (1,)},
+    (ResNet18, "se"): {"layer1.0.se.fc.0.weight": (4, 64), "layer1.0.se.fc.2.weight": (64, 4)},
+    (ResNet18, "cbam"): {
+        "layer2.1.cbam.ChannelGate.mlp.1.weight": (8, 128),
+        "layer2.1.cbam.ChannelGate.mlp.3.bias": (128,),
         "layer2.1.cbam.SpatialGate.spatial.conv.weight": (1, 2, 7, 7),
         "layer2.1.cbam.SpatialGate.spatial.bn.running_mean": (1,),
     },
-    (ResNet50, "gc"): {
-        "layer1.0.gc.conv_mask.weight": (1, 256, 1, 1),
-        "layer1.0.gc.channel_add_conv.0.weight": (16, 256, 1, 1),
-        "layer1.0.gc.channel_add_conv.1.weight": (16, 1, 1),
+    (ResNet18, "gc"): {
+        "layer1.0.gc.conv_mask.weight": (1, 64, 1, 1),
+        "layer1.0.gc.channel_add_conv.0.weight": (4, 64, 1, 1),
+        "layer1.0.gc.channel_add_conv.1.weight": (4, 1, 1),
     },
-    (ResNet50, "sge"): {"layer1.0.sge.weight": (1, 64, 1, 1)},
-    (MobileNetV2, "na"): {
-        "features.0.0.weight": (32, 3, 3, 3),
-        "features.1.conv.0.0.weight": (32, 1, 3, 3),
-        "features.1.conv.1.weight": (16, 32, 1, 1),
-        "features.1.conv.2.running_mean": (16,),
-        "features.3.conv.0.0.weight": (144, 24, 1, 1),
-        "features.3.conv.1.0.weight": (144, 1, 3, 3),
-        "features.17.conv.3.bias": (320,),
-        "features.17.na.weight2": (1,),
-        "features.18.0.weight": (1280, 320, 1, 1),
-        "classifier.1.weight": (1000, 1280),
-    },
+    (ResNet18, "sge"): {"layer1.0.sge.weight": (1, 64, 1, 1)},
+    (thin, "na"): {"features.17.na.weight2": (1,)},
 }
 
 
-@pytest.mark.parametrize(("builder", "attention"), KNOWN)
-def test_names_and_shapes_are_the_reference_programs(builder, attention):
-    state = to_torch_state_dict(builder(attention=attention, input_shape=(32, 32, 3)))
-    known = KNOWN[builder, attention]
+def test_names_and_shapes_are_the_reference_programs(written):
+    builder, attention, _, state = written
+    known = {**TRUNK[builder], **MODULES.get((builder, attention), {})}
     assert {name: state[name].shape for name in known if name in state} == known
 
 
@@ -134,11 +103,8 @@ def test_wrappers_counters_checkpoints_and_aliases_are_understood(network, fresh
     load_torch_weights(fresh, {"epoch": 3, "state_dict": wrapped, "optimizer": {}})
     assert_same_weights(network, fresh)
     model = randomize(thin(attention="gc"))
-    other = thin(attention="gc")
-    load_torch_weights(
-        other, {name.replace(".gc.", ".context_block."): a for name, a in to_torch_state_dict(model).items()}
-    )
-    assert_same_weights(model, other)
+    given = {name.replace(".gc.", ".context_block."): array for name, array in to_torch_state_dict(model).items()}
+    assert_restores(model, given)
 
 
 PREFIXES = ("module.", "model.", "backbone.", "net.", "student.", "model._orig_mod.module.")
@@ -175,21 +141,18 @@ def timm_mobilenet_v2(state):
 
 
 def test_timms_mobilenet_v2_is_read():
-    model, other = randomize(thin()), thin()
+    model = randomize(thin())
     renamed = timm_mobilenet_v2(to_torch_state_dict(model))
     assert {"blocks.1.0.conv_pw.weight", "blocks.6.0.bn3.running_mean", "conv_head.weight"} <= set(renamed)
-    load_torch_weights(other, renamed)
-    assert_same_weights(model, other)
+    assert_restores(model, renamed)
 
 
 def test_timms_squeeze_and_excitation_is_read():
-    model, other = (ResNet18(attention="se", **SMALL) for _ in range(2))
-    renamed = {}
-    for name, array in to_torch_state_dict(randomize(model)).items():
+    model, renamed = randomize(ResNet18(attention="se", **SMALL)), {}
+    for name, array in to_torch_state_dict(model).items():
         new = name.replace(".se.fc.0.", ".se.fc1.").replace(".se.fc.2.", ".se.fc2.")
         renamed[new] = array[:, :, None, None] if new != name and array.ndim == 2 else array
-    load_torch_weights(other, renamed)
-    assert_same_weights(model, other)
+    assert_restores(model, renamed)
 
 
 def test_networks_with_a_deep_stem_are_refused_by_name():
@@ -202,7 +165,7 @@ def test_networks_with_a_deep_stem_are_refused_by_name():
 
 def test_the_embeddings_names_are_the_released_codes_and_ours_stay_readable():
     """NANet models/resnet/resnet_na5.py: conv1 of the key, conv2 of the global context."""
-    model, other = randomize(thin(attention="na_embedding")), thin(attention="na_embedding")
+    model = randomize(thin(attention="na_embedding"))
     state = to_torch_state_dict(model)
     names = [
         f"{module}.{order}.{kind}" for module in ("conv1", "conv2") for order in (0, 2) for kind in ("weight", "bias")
@@ -214,8 +177,7 @@ def test_the_embeddings_names_are_the_released_codes_and_ours_stay_readable():
     assert state[module + "conv1.0.weight"][0, 0, 1, 2] == key[0][1, 2, 0, 0]
     assert state[module + "conv2.0.weight"][0, 0, 1, 2] == query[0][1, 2, 0, 0]
     earlier = {n.replace(".na.conv1.", ".na.key.").replace(".na.conv2.", ".na.query."): a for n, a in state.items()}
-    load_torch_weights(other, earlier)
-    assert_same_weights(model, other)
+    assert_restores(model, earlier)
 
 
 @pytest.mark.parametrize("attention", ["na", "se", "cbam"])
@@ -246,38 +208,6 @@ def test_fresh_selective_kernels_keep_the_convolution_of_the_plain_network():
     }
     load_torch_weights(model, {**state, "layer1.0.conv2.weight": kernel}, attention="fresh")
     np.testing.assert_array_equal(to_torch_state_dict(model)["layer1.0.conv2.weight"], kernel)
-
-
-def write_safetensors(path, state, **changes):
-    header, data = {"__metadata__": {"format": "pt"}}, b""
-    for name, array in state.items():
-        begin, data = len(data), data + array.tobytes()
-        code = {"float32": "F32", "float16": "F16", "int64": "I64", "uint16": "BF16"}[array.dtype.name]
-        header[name] = {"dtype": code, "shape": list(array.shape), "data_offsets": [begin, len(data)]}
-    header |= changes
-    text = json.dumps(header).encode()
-    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
-    return path
-
-
-def test_npz_and_safetensors_hold_the_same(network, fresh, state, tmp_path):
-    np.savez(tmp_path / "weights.npz", **state)
-    load_torch_weights(fresh, tmp_path / "weights.npz")
-    assert_same_weights(network, fresh)
-    counted = {**state, "features.0.1.num_batches_tracked": np.array(5)}
-    other = thin(attention="se")
-    load_torch_weights(other, str(write_safetensors(tmp_path / "weights.safetensors", counted)))
-    assert_same_weights(network, other)
-
-
-def test_half_precision_in_files_is_widened(fresh, state, tmp_path):
-    half = {name: array.astype("float16") for name, array in state.items()}
-    load_torch_weights(fresh, write_safetensors(tmp_path / "half.safetensors", half))
-    name = "features.2.conv.0.0.weight"
-    np.testing.assert_array_equal(to_torch_state_dict(fresh)[name], half[name].astype("float32"))
-    upper = {name: (array.view("uint32") >> 16).astype("uint16") for name, array in state.items()}
-    load_torch_weights(fresh, write_safetensors(tmp_path / "bfloat16.safetensors", upper))
-    np.testing.assert_allclose(to_torch_state_dict(fresh)[name], state[name], rtol=2**-7)  # 8 bits, cut off
 
 
 def test_the_classifier_may_stay_out(network, state):
@@ -338,89 +268,28 @@ def test_what_does_not_fit_is_named_and_nothing_is_loaded(case, unloaded, state)
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(weight), old)
 
 
-def test_models_of_other_kinds_are_refused(state):
+def test_models_of_other_kinds_are_refused(network, unloaded, state):
     image = keras.Input((32, 32, 3))
-    for model in (keras.Sequential([image, keras.layers.Flatten()]), keras.Model(image, thin()(image)), "resnet"):
+    for model in (keras.Sequential([image, keras.layers.Flatten()]), keras.Model(image, network(image)), "resnet"):
         with pytest.raises(ValueError, match="Expected a ResNet or MobileNetV2 built by this library.*inner one"):
             load_torch_weights(model, state)
-    for name in ("srm", "eca", "lct", "non_local"):
-        with pytest.raises(ValueError, match="No PyTorch name is known for .*SqueezeExcite"):
-            to_torch_state_dict(thin(attention=name))
-    wide = functools.partial(na_keras.SelectiveKernel, groups=(1, 1, 1), dilation_rates=(1, 1, 1))
-    with pytest.raises(ValueError, match="branch_3_conv/kernel"):
-        to_torch_state_dict(ResNet50(attention=wide, **SMALL))
+    with pytest.raises(ValueError, match="No PyTorch name is known for .*SqueezeExcite"):
+        to_torch_state_dict(thin(attention="srm"))
     with pytest.raises(TypeError, match="path of a file. Received: list"):
-        load_torch_weights(thin(), [1, 2])
-
-
-class Trap:
-    """Leaves a file behind if it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), "w")
-
-
-def test_pickles_in_npz_are_never_executed(unloaded, tmp_path):
-    trap = tmp_path / "sprung"
-    (tmp_path / "plain.npz").write_bytes(pickle.dumps(Trap(trap)))
-    np.savez(tmp_path / "objects.npz", conv1=np.array([Trap(trap)], dtype=object))
-    np.save(tmp_path / "array.npy", np.ones(3))
-    (tmp_path / "array.npy").rename(tmp_path / "array.npz")
-    with zipfile.ZipFile(tmp_path / "texts.npz", "w") as archive:
-        archive.writestr("conv1.npy", "not an array")
-    for name, message in (
-        ("plain", "Cannot read .*plain.npz: it is not an archive of plain arrays"),
-        ("objects", "Cannot read .*objects.npz"),
-        ("array", "Cannot read .*array.npz"),
-        ("texts", "Expected a state dict.*'conv1' -> bytes"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            load_torch_weights(unloaded, tmp_path / f"{name}.npz")
-    assert not trap.exists()
+        load_torch_weights(unloaded, [1, 2])
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("layer", "path"),
     [
-        ({"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}, "entry 'w' is damaged"),
-        ({"w": {"dtype": "F32", "shape": [-1], "data_offsets": [4, 0]}}, "entry 'w' is damaged"),
-        ({"w": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}, "the 12 bytes of data"),
-        ({"w": {"dtype": "F8", "shape": [12], "data_offsets": [0, 12]}}, "expected a dtype of .*'F32'"),
-        ({"w": {"dtype": "F32", "shape": 3}}, "entry 'w' is damaged"),
-        ({"w": "F32"}, "entry 'w' is damaged"),
+        (na_keras.StyleRecalibration(), "mean_weight"),
+        (na_keras.EfficientChannelAttention(), "kernel"),
+        (na_keras.LinearContextTransform(2), "gamma"),
+        (na_keras.NonLocal(), "query/kernel"),
+        (na_keras.SelectiveKernel(groups=(1, 1, 1), dilation_rates=(1, 1, 1), reduction=2), "branch_3_conv/kernel"),
     ],
 )
-def test_damaged_safetensors_are_refused(changes, message, unloaded, tmp_path):
-    path = write_safetensors(tmp_path / "bad.safetensors", {"w": np.ones(3, "float32")}, **changes)
-    with pytest.raises(ValueError, match=f"Cannot read .*bad.safetensors: .*{message}"):
-        load_torch_weights(unloaded, path)
-
-
-def test_files_that_are_no_safetensors_are_refused(unloaded, tmp_path):
-    path = tmp_path / "bad.safetensors"
-    for content, message in (
-        (b"short", "cut off"),
-        (b"\xff" * 40, "cut off"),
-        ((4).to_bytes(8, "little") + b"{{{{", "not JSON"),
-        ((2).to_bytes(8, "little") + b"[]", "not a JSON object"),
-    ):
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match=message):
-            load_torch_weights(unloaded, path)
-
-
-def test_paths_that_cannot_be_read_are_refused(unloaded, tmp_path):
-    with pytest.raises(FileNotFoundError, match="No file of weights at"):
-        load_torch_weights(unloaded, tmp_path / "none.pth")
-    with pytest.raises(ValueError, match=r"\*.npz, \*.safetensors, \*.pth, \*.pt, \*.pth.tar. Received: .*w.h5"):
-        load_torch_weights(unloaded, tmp_path / "w.h5")
-
-
-def test_without_pytorch_pth_says_what_to_do(unloaded, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch", None)
-    (tmp_path / "w.pth").write_bytes(b"")
-    with pytest.raises(ImportError, match="pip install torch. Or, .*numpy.savez"):
-        load_torch_weights(unloaded, tmp_path / "w.pth")
+def test_weights_of_layers_without_a_name_in_pytorch_are_refused(layer, path):
+    layer.build((None, 4, 4, 8))
+    with pytest.raises(ValueError, match=f"No PyTorch name is known for '{path}' in the layer .*SqueezeExcite"):
+        list(layer_weights(layer, "layer1.0"))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from small_training import BATCH, DEMO, GO_ON, largest_difference, small_network
+from tiny_network import tiny
 
 from engine import checkpoints, optimization, strategies
 from engine import steps as compiled
@@ -14,6 +15,7 @@ from engine.training_state import TrainingState
 from na_keras import NormalizationAttention
 from na_keras.data import pipeline
 from na_keras.data.digits import digits
+from na_keras.models import MODELS
 
 
 @tf.custom_gradient
@@ -151,8 +153,9 @@ def test_statistics_of_the_first_replica_are_the_networks(two_replicas):
     assert copies == [[-1.5, -1.5], [-1.5, -1.5]]
 
 
-def test_a_checkpoint_holds_the_average_and_the_scale(tmp_path):
-    recipe = dataclasses.replace(DEMO, ema_decay=0.9, model_options={"alpha": 0.1}, size=32)
+def test_a_checkpoint_holds_the_average_and_the_scale(tmp_path, monkeypatch):
+    monkeypatch.setitem(MODELS, "Tiny", tiny)
+    recipe = dataclasses.replace(DEMO, ema_decay=0.9, model="Tiny", model_options={}, size=32)
     state = TrainingState(recipe, tf.distribute.get_strategy(), 10, 22, "float16")
     state.averaged.trainable_variables[0].assign_add(np.ones(state.averaged.trainable_variables[0].shape))
     state.loss_scale.value.assign(8.0)

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from engine import checkpoints, run_directory
 from engine.training_state import make_model
+from na_keras import model_files
 from na_keras.model_files import training_record
 from na_keras.networks import Network, Start, build, open_classifier
 from na_keras.pretrained import refresh
@@ -49,7 +50,7 @@ class Trained:
 def read_labels(folder):
     """The class names in a run's or an exported version's folder; None if it holds none."""
     labels = folder / run_directory.LABELS
-    return labels.read_text("utf-8").splitlines() if labels.exists() else None
+    return model_files.read_labels(labels) if labels.exists() else None
 
 
 def exported_labels(version):

@@ -12,8 +12,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from na_keras.deploy.not_a_number import checked
 from na_keras.deploy.rewrite import image_size, in_deploy_form
-from na_keras.deploy.tflite import float_gates, graph, metadata
+from na_keras.deploy.tflite import float_gates, graph, metadata, resizing
 from na_keras.deploy.tflite.kinds import checked_kind
 from na_keras.deploy.tflite.runner import litert
 
@@ -44,7 +45,43 @@ def representative_function(images, shape):
         raise ValueError(f"Expected representative images {('count', *shape)}. Received: {images.shape}")
     if images.max() <= 1:
         raise ValueError(f"Expected pixels 0..255. Received: at most {images.max()}; multiply pixels 0..1 by 255")
+    if images.min() < 0 or images.max() > 255:
+        raise ValueError(f"Expected pixels 0..255. Received: from {images.min()} to {images.max()}")
     return lambda: ([image[None].astype("float32")] for image in images)
+
+
+def with_full_range(representative):
+    """Representative images that reach from 0 to 255: where none do, one more, the first with 0 and 255 in two corners.
+
+    The range of the input tensor follows the images, and apps write raw bytes into it: it must be 0..255.
+    """
+
+    def images():
+        first, low, high = None, np.inf, -np.inf
+        for (image,) in representative():
+            first = image if first is None else first
+            low, high = min(low, image.min()), max(high, image.max())
+            yield [image]
+        if low > 0 or high < 255:
+            last = np.array(first)
+            last.flat[0], last.flat[-1] = 0, 255
+            yield [last]
+
+    return images
+
+
+def check_raw_pixels(flatbuffer):
+    """Raises ValueError unless an integer input's numbers are the pixels themselves: of scale 1, from 0 or -128."""
+    (described,) = graph.describe(flatbuffer)["inputs"]
+    if described["dtype"] not in ("uint8", "int8"):
+        return
+    expected = [0] if described["dtype"] == "uint8" else [-128]
+    if (described.get("scale"), described.get("zero_point")) != ([1.0], expected):
+        raise ValueError(
+            f"Expected an input of raw pixels, of scale 1 and zero point {expected[0]}. Received: scale "
+            f"{described.get('scale')}, zero point {described.get('zero_point')}. Are the pixels of the representative "
+            "images in 0..255?"
+        )
 
 
 def convert_network(network, kind, representative=None):
@@ -82,6 +119,7 @@ def convert_network(network, kind, representative=None):
     graph.check_builtins_only(flatbuffer)
     if settings.quantized and settings.pixels != "float32":
         graph.check_integer_only(flatbuffer)
+    flatbuffer = resizing.with_free_batch(flatbuffer)
     return float_gates.with_float_gates(flatbuffer) if settings.float_gates_of else flatbuffer
 
 
@@ -92,8 +130,9 @@ def convert_tflite(model, kind="float32", representative=None, *, size=None, lab
         pathlib.Path("model_int8.tflite").write_bytes(blob)
 
     The file takes one image (1, size, size, 3), RGB, raw pixels 0..255, as `images`, and answers with `probabilities`
-    (1, classes); the dtype of both is float32, for the kinds "int8" and "int8_float_gate" uint8. It holds builtin
-    operations only, which every LiteRT runtime has.
+    (1, classes); the dtype of both is float32, for the kinds "int8" and "int8_float_gate" uint8, where a byte is a
+    pixel: scale 1, zero point 0. It holds builtin operations only, which every LiteRT runtime has. An interpreter can
+    resize the batch. In files of kinds that are not quantized an image with a NaN or an infinity has NaN scores.
 
     Args:
         model: functional Keras classifier from float32 images (batch, size, size, 3), pixels 0..255, which it
@@ -103,7 +142,8 @@ def convert_tflite(model, kind="float32", representative=None, *, size=None, lab
         kind: a key of TFLITE_KINDS: "float32", "float16", "dynamic", "int8", "int8_float_gate" or "int16x8".
         representative: for the quantized kinds (the last three), some hundred images like those that the file will see:
             an array (count, size, size, 3), pixels 0..255, or TensorFlow's convention, a function without arguments
-            that yields [float32 (1, size, size, 3)]. Their ranges become the integers' scales. Others ignore it.
+            that yields [float32 (1, size, size, 3)]. Their ranges become the integers' scales; the input's is always
+            0..255. Others ignore it.
         size: pixels of the images' sides; needed where the model's input shape leaves them open.
         labels: class names in the order of the outputs, to be written into the file with a description, as MediaPipe
             and Android Studio read them; None writes none. "int16x8" takes none: MediaPipe does not run such files.
@@ -125,7 +165,7 @@ def convert_tflite(model, kind="float32", representative=None, *, size=None, lab
     if settings.quantized:
         if representative is None:
             raise ValueError(f"The kind {kind} needs representative images. Received: representative=None")
-        representative = representative_function(representative, (size, size, 3))
+        representative = with_full_range(representative_function(representative, (size, size, 3)))
     if labels is not None:
         if not settings.has_metadata:
             raise ValueError(f"The kind {kind} carries no labels: MediaPipe does not run it. Received: labels")
@@ -134,5 +174,7 @@ def convert_tflite(model, kind="float32", representative=None, *, size=None, lab
     if None in network.input_shape[1:3]:
         images = keras.Input((size, size, 3), name="images")
         network = keras.Model(images, network(images), name=network.name)
-    flatbuffer = convert_network(network, kind, representative)
+    # Integers cannot be NaN; a float input of quantized activations loses it at once.
+    flatbuffer = convert_network(network if settings.quantized else checked(network), kind, representative)
+    check_raw_pixels(flatbuffer)
     return flatbuffer if labels is None else metadata.attach(flatbuffer, labels, name or model.name, description)
