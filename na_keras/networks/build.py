@@ -88,6 +88,11 @@ class Network:
         return network_name(self.model)
 
     @property
+    def model_sha256(self):
+        """Of the model's file; None of a name."""
+        return sha256_of(self.name.path) if self.name.kind == "file" else None
+
+    @property
     def starts_trained(self):
         """Whether there are weights to start from."""
         return self.weights is not None or self.name.kind == "file"
@@ -104,8 +109,8 @@ class Start:
     def __init__(self, network):
         """Opens what a `Network` names. Raises ValueError: no such weights, or no file of them that can be read."""
         name, self.weights, self.digests = network.name, None, {}
-        if name.kind == "file":
-            self.digests["model_sha256"] = sha256_of(name.path)
+        if network.model_sha256:
+            self.digests["model_sha256"] = network.model_sha256
         if network.weights == IMAGENET:
             self.weights = imagenet_weights(name, network.options)
         elif network.weights is not None:

@@ -104,7 +104,7 @@ def shown_pixels(model):
 
 
 def with_pixels(model, pixels, size):
-    """The functional model, for raw images.
+    """The functional model, for raw images, which it shows by its first layer.
 
     Args:
         model: takes images (batch, height, width, 3).
@@ -112,10 +112,13 @@ def with_pixels(model, pixels, size):
         size: pixels of the sides where the model leaves them open; None leaves them open.
     """
     sides = [side or size for side in model.input_shape[1:3]]
-    if pixels == "raw" and tuple(sides) == tuple(model.input_shape[1:3]):
+    said = pixels == "raw" and shown_pixels(model) == "raw"
+    if said and tuple(sides) == tuple(model.input_shape[1:3]):
         return model
     image = keras.Input((*sides, 3), name="images")
     x = preprocessed(image, pixels)
+    if pixels == "raw" and not said:  # for whoever reads the file that is written of it
+        x = keras.layers.Rescaling(1.0, dtype="float32", name="raw_preprocessing")(image)
     outputs = run_graph(model, x, lambda operation, *args, **kwargs: operation(*args, **kwargs))
     return keras.Model(image, outputs[0], name=model.name)
 

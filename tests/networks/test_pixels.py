@@ -75,6 +75,8 @@ def test_a_file_that_does_not_show_its_pixels_is_refused_with_the_choice(tmp_pat
     opened = open_classifier(tmp_path / "unclear.keras", "tf")
     np.testing.assert_allclose(opened(images), unclear(images / np.float32(127.5) - 1), atol=1e-5)
     np.testing.assert_allclose(open_classifier(tmp_path / "clear.keras", "raw")(images), clear(images), atol=1e-6)
+    open_classifier(tmp_path / "unclear.keras", "raw").save(tmp_path / "said.keras")
+    np.testing.assert_allclose(open_classifier(tmp_path / "said.keras")(images), unclear(images), atol=1e-5)
     with pytest.raises(ValueError, match="--pixels tf contradicts it"):
         open_classifier(tmp_path / "clear.keras", "tf")
 

@@ -53,7 +53,7 @@ def trained_file(path, first=()):
 
 def test_a_run_from_a_file_is_recorded_resumed_and_evaluated(tmp_path):
     file = trained_file(tmp_path / "mine.keras", [layers.Rescaling(1 / 255)])
-    flags, run = ("--model", file, *FLAGS), tmp_path / "run"
+    flags, run = ("--model", file, "--preserve", *FLAGS), tmp_path / "run"
     code, output = train_here(run, *flags, "--steps", 2)
     assert code == 0, (code, output)
     assert "mine.keras is of 7 classes, the network has 10." in output

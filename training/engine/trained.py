@@ -79,13 +79,12 @@ def open_checkpoint(directory, path=None):
         CheckpointError: there is none that can be read.
     """
     recipe, execution = run_directory.stored_recipe(directory)
+    if execution.get("model_sha256") != recipe.network.model_sha256:
+        raise ValueError(f"{recipe.model} is not the file any more that the run in {directory} started from.")
     class_names = read_labels(directory)
     classes = len(class_names)
     size = recipe.resolved_evaluation_size
     model = make_model(recipe, classes, False, size, execution["precision"])
-    for name, digest in Start(dataclasses.replace(recipe.network, weights=None)).digests.items():
-        if execution.get(name) != digest:
-            raise ValueError(f"{recipe.model} is not the file any more that the run in {directory} started from.")
     # Of the two networks in a checkpoint the one that training evaluates.
     name = "model" if recipe.ema_decay is None else "averaged"
     variables = tf.train.Checkpoint(**{name: [variable.value for variable in model.variables]})
