@@ -27,7 +27,7 @@ PORTABLE = [
 LEFT_OUT = {
     "test_grad_cam": "integer_images or refused",
     "test_insertion": "not (half or entered or adapted)",
-    "test_layers_contract": "output_shape or overflow or bfloat16 or integers",
+    "test_layers_contract": "output_shape or overflow or bfloat16 or integers or (pure_function and channels_first)",
     "test_layers_normalization_attention": (
         "refused or output_shape or (gradients_equal_the_authors and not (00 or code_context))"
     ),

@@ -1,11 +1,14 @@
 """What TFLite files do with pixels as they come: raw bytes, narrow samples, NaN, several images at a time."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
 from keras import layers
 
+import na_keras
 from na_keras import NormalizationAttention
 from na_keras.deploy import convert_tflite, describe
 from na_keras.deploy.tflite import conversion
@@ -80,3 +83,33 @@ def test_several_images_at_a_time_get_the_answers_of_each_alone(kind, files):
     alone = np.concatenate([run(files[kind], image[None]) for image in DIM]).astype("float32")
     assert np.ptp(alone, axis=0).max() > 0
     np.testing.assert_allclose(run(files[kind], DIM).astype("float32"), alone, atol=1 if kind in BYTE_KINDS else 1e-5)
+
+
+def users_squeeze_excite(x):
+    """As many write it themselves."""
+    gate = layers.Dense(32, "sigmoid")(layers.Dense(4, "relu")(layers.GlobalAveragePooling2D()(x)))
+    return layers.Multiply()([x, layers.Reshape((1, 1, 32))(gate)])
+
+
+def test_a_batch_as_large_as_the_map_is_wide_gets_the_answers_of_each_alone():
+    """Where a gate (batch, channels) meets the map, it would be taken for one gate a column, without an error."""
+    grouped = {"lct": na_keras.LinearContextTransform, "sge": na_keras.SpatialGroupEnhance}
+    modules = {name: factory for name, factory in na_keras.ATTENTION.items() if name != "sk"}
+    modules |= {name: functools.partial(layer, groups=4) for name, layer in grouped.items()}
+    image = keras.Input((SIDE + 2, SIDE + 2, 3))
+    x = layers.Conv2D(32, 3, 3)(layers.Rescaling(1 / 127.5, -1)(image))
+    branches = [factory()(x) for factory in modules.values()] + [users_squeeze_excite(x)]
+    pooled = layers.Concatenate()([layers.GlobalAveragePooling2D()(branch) for branch in branches])
+    model = keras.Model(image, layers.Dense(3, "softmax")(pooled))
+    rng = np.random.default_rng(0)
+    for weight in model.weights:
+        weight.assign(
+            rng.uniform(0.5, 1.5, weight.shape) if "variance" in weight.path else rng.normal(0, 0.5, weight.shape)
+        )
+    images = rng.uniform(0, 255, (6, 1, 1, 3)) * rng.uniform(0, 1, (6, SIDE + 2, SIDE + 2, 3))
+    assert x.shape[2] == len(images)
+    file = convert_tflite(model)
+    alone = np.concatenate([run(file, image[None]) for image in images])
+    assert np.ptp(alone, axis=0).max() > 0.1
+    np.testing.assert_allclose(run(file, images), alone, atol=1e-6)
+    np.testing.assert_allclose(run(file, images[:4]), alone[:4], atol=1e-6)

@@ -329,10 +329,11 @@ def test_evaluate_refuses_what_is_no_model(tmp_path):
 
 
 def test_a_program_in_a_pipe_prints_plain_lines_and_no_chatter(tmp_path):
-    """`--run-dir=~/x` is a folder at home, which the shell does not say."""
+    """The default network; `--run-dir=~/x` is a folder at home, which the shell does not say."""
+    small = ("--model-options", '{"alpha": 0.1}', "--size", 32)
     environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
     environment["HOME"] = str(tmp_path)
-    result = run("tests/helpers/tiny_network.py", "--run-dir=~/run", *FLAGS, "--steps", 3, env=environment)
+    result = run("training/train.py", "--run-dir=~/run", *small, "--steps", 3, env=environment)
     assert result.stderr == "" and result.stdout.isascii() and result.stdout.replace("\n", "").isprintable()
     assert len(result.stdout) < 600 and "on CPU (no GPU found)" in result.stdout.splitlines()[0]
     assert "Stopped after 3 steps" in result.stdout and newest_first(tmp_path / "run" / "checkpoints")

@@ -11,9 +11,8 @@ connected with them through small tensors, those of one channel or of one row.
 
 import numpy as np
 
-from na_keras.deploy.tflite.graph import names_of
-from na_keras.deploy.tflite.metadata import AlignedBuilder
-from na_keras.deploy.tflite.runner import dequantize, litert
+from na_keras.deploy.tflite.editing import EditedFile
+from na_keras.deploy.tflite.runner import dequantize
 
 SEEDS = ("EXP", "RSQRT")
 ELEMENTWISE = (*SEEDS, "ADD", "LOGISTIC", "MEAN", "MINIMUM", "MUL", "RESHAPE", "SUB")
@@ -24,30 +23,13 @@ def is_small(shape):
     return len(shape) == 2 or (len(shape) > 2 and (shape[-1] == 1 or shape[1] == 1))
 
 
-class Rewriting:
-    """One file's graph while its gates are moved to float.
-
-    Args:
-        flatbuffer: the file (bytes), with one graph.
-    """
+class Rewriting(EditedFile):
+    """One file's graph while its gates are moved to float."""
 
     def __init__(self, flatbuffer):
-        self.schema = schema = litert("schema_py_generated")
-        self.operations = names_of(schema.BuiltinOperator)
-        self.model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(bytearray(flatbuffer), 0))
-        (self.graph,) = self.model.subgraphs
+        super().__init__(flatbuffer)
         self.floats = {}  # index of an int8 tensor: index of the float one with the same meaning
         self.operators = []  # the new list, in order
-
-    def name(self, operator):
-        """The builtin operation of an operator."""
-        code = self.model.operatorCodes[operator.opcodeIndex]
-        return self.operations[max(code.builtinCode, code.deprecatedBuiltinCode)]
-
-    def data(self, index):
-        """A constant tensor's bytes; None for the others."""
-        data = self.model.buffers[self.graph.tensors[index].buffer].data
-        return None if data is None or len(data) == 0 else bytes(data)
 
     def activations(self, operator):
         """Indices of the tensors that an operator reads and writes, without constants."""
@@ -83,33 +65,21 @@ class Rewriting:
 
     def float_tensor(self, index):
         """A new float tensor with the shape of an int8 one, and its values if it is constant."""
-        tensor, buffer, new = self.graph.tensors[index], self.schema.BufferT(), self.schema.TensorT()
-        data = self.data(index)
+        tensor, data = self.graph.tensors[index], self.data(index)
         if data is not None:
             quantization = tensor.quantization
             scale, zero_point = np.asarray(quantization.scale), np.asarray(quantization.zeroPoint)
             values = dequantize(np.frombuffer(data, np.int8), scale, zero_point)
-            buffer.data = np.frombuffer(values.astype("float32").tobytes(), np.uint8)
-        self.model.buffers.append(buffer)
-        new.shape, new.shapeSignature, new.type = tensor.shape, tensor.shapeSignature, self.schema.TensorType.FLOAT32
-        new.name, new.buffer = tensor.name + b"/float", len(self.model.buffers) - 1
-        self.graph.tensors.append(new)
-        self.floats[index] = len(self.graph.tensors) - 1
-        return self.floats[index]
+            data = np.frombuffer(values.astype("float32").tobytes(), np.uint8)
+        new = self.add_tensor(tensor.name + b"/float", tensor.shape, self.schema.TensorType.FLOAT32, data)
+        self.graph.tensors[new].shapeSignature = tensor.shapeSignature
+        self.floats[index] = new
+        return new
 
     def add_conversion(self, name, source, target):
         """Appends a conversion, QUANTIZE or DEQUANTIZE, from one tensor to another."""
-        code = getattr(self.schema.BuiltinOperator, name)
-        codes = [max(other.builtinCode, other.deprecatedBuiltinCode) for other in self.model.operatorCodes]
-        if code not in codes:
-            new = self.schema.OperatorCodeT()
-            new.builtinCode = new.deprecatedBuiltinCode = code
-            new.version = 2 if name == "DEQUANTIZE" else 1  # the first versions that know int8
-            self.model.operatorCodes.append(new)
-            codes.append(code)
-        operator = self.schema.OperatorT()
-        operator.opcodeIndex, operator.inputs, operator.outputs = codes.index(code), [source], [target]
-        self.operators.append(operator)
+        version = 2 if name == "DEQUANTIZE" else 1  # the first versions that know int8
+        self.operators.append(self.make_operator(name, [source], [target], version))
 
     def as_float(self, index):
         """The float tensor to read instead of tensor `index`; integer arguments such as axes stay what they are."""
@@ -160,6 +130,4 @@ def with_float_gates(flatbuffer):
             "No attention gate in this file: expected int8 operations of the integer-safe form of "
             f"NormalizationAttention ({', '.join(SEEDS)} on small tensors). The plain int8 file is what you want."
         )
-    builder = AlignedBuilder(len(flatbuffer) + 4096)
-    builder.Finish(rewriting.model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
+    return rewriting.pack()

@@ -1,36 +1,72 @@
 """A TFLite file whose batch can be resized, although it was converted for one image at a time.
 
-Converted for a batch of 1, a file has that 1 in the shapes that its RESHAPE operations ask for; an interpreter then
-refuses `resize_tensor_input` to another batch. -1 in its place stands for whatever is left over: for one image 1 again.
+The converter takes the batch of 1 for granted in two ways:
+
+- RESHAPE operations ask for shapes with that 1 in them; an interpreter then refuses `resize_tensor_input` to another
+  batch. -1 in its place stands for whatever is left over: for one image 1 again.
+- A gate (1, 1, 1, channels), such as SE's, is left as (1, channels) where it meets the map, for that broadcasts alike.
+  Of several images it is (batch, channels), which an interpreter refuses, or takes for one gate a column where the map
+  is as wide as the batch is large: a wrong answer without a word. The missing dimensions are put back.
 """
 
-from na_keras.deploy.tflite.graph import names_of
-from na_keras.deploy.tflite.runner import litert
+import numpy as np
+
+from na_keras.deploy.tflite.editing import EditedFile
+
+BROADCASTING = ("ADD", "DIV", "MAXIMUM", "MINIMUM", "MUL", "SQUARED_DIFFERENCE", "SUB")
 
 
-def with_free_batch(flatbuffer):
-    """The same file (bytes), with a free batch in the shapes of RESHAPE; for one image it computes the same.
+def free_reshapes(file):
+    """Puts -1 in place of the batch in the shapes of RESHAPE; returns whether anything changed.
 
     A shape stays what it is if it has a -1 already, or if an operation of another kind reads it too.
     """
-    schema = litert("schema_py_generated")
-    content = bytearray(flatbuffer)
-    model = schema.Model.GetRootAs(content, 0)
-    names = names_of(schema.BuiltinOperator)
     shapes, others = set(), set()  # numbers of buffers
-    for graph in map(model.Subgraphs, range(model.SubgraphsLength())):
-        for operator in map(graph.Operators, range(graph.OperatorsLength())):
-            code = model.OperatorCodes(operator.OpcodeIndex())
-            reshape = names[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())] == "RESHAPE"
-            for position, index in enumerate(operator.InputsAsNumpy().tolist()):
-                if index >= 0:
-                    place = shapes if reshape and position == 1 else others
-                    place.add(graph.Tensors(index).Buffer())
+    for operator in file.graph.operators:
+        for position, index in enumerate(operator.inputs):
+            if index >= 0:
+                place = shapes if position == 1 and file.name(operator) == "RESHAPE" else others
+                place.add(file.graph.tensors[index].buffer)
+    changed = False
     for number in shapes - others:
-        buffer = model.Buffers(number)
-        if not buffer.DataLength():
-            continue
-        shape = buffer.DataAsNumpy().view("<i4")
+        data = file.model.buffers[number].data
+        shape = np.array([] if data is None else data, np.uint8).view("<i4")
         if len(shape) > 1 and shape[0] == 1 and (shape > 0).all():
             shape[0] = -1
-    return bytes(content)
+            file.model.buffers[number].data, changed = shape.view(np.uint8), True
+    return changed
+
+
+def with_rank(file, index, rank):
+    """(operator, tensor): a RESHAPE of tensor `index`, (batch, ...), to (batch, 1, ..., 1, ...) of that rank."""
+    tensor, shape = file.graph.tensors[index], file.shape(index)
+    ones = [1] * (rank - len(shape))
+    wanted = np.array([-1, *ones, *shape[1:]], "<i4").view(np.uint8)
+    target = file.add_tensor(tensor.name + b"/shape", [rank], file.schema.TensorType.INT32, wanted)
+    full = file.add_tensor(
+        tensor.name + b"/full", [shape[0], *ones, *shape[1:]], tensor.type, quantization=tensor.quantization
+    )
+    return file.make_operator("RESHAPE", [index, target], [full]), full
+
+
+def complete_broadcasts(file):
+    """Gives both computed operands of an elementwise operation the same rank; returns whether anything changed."""
+    operators = []
+    for operator in file.graph.operators:
+        if file.name(operator) in BROADCASTING and all(file.data(index) is None for index in operator.inputs):
+            ranks = [len(file.shape(index)) for index in operator.inputs]
+            for position, index in enumerate(operator.inputs):
+                if 0 < ranks[position] < max(ranks) and file.shape(index)[0] == 1:
+                    reshape, operator.inputs[position] = with_rank(file, index, max(ranks))
+                    operators.append(reshape)
+        operators.append(operator)
+    changed = len(operators) > len(file.graph.operators)
+    file.graph.operators = operators
+    return changed
+
+
+def with_free_batch(flatbuffer):
+    """The same file (bytes), with a batch that an interpreter can resize; for one image it computes the same."""
+    file = EditedFile(flatbuffer)
+    changed = [free_reshapes(file), complete_broadcasts(file)]
+    return file.pack() if any(changed) else flatbuffer
