@@ -1,7 +1,14 @@
-"""Files that are replaced as a whole: a reader finds the old content or the new, never half of it."""
+"""Files that are replaced as a whole: a reader finds the old content or the new, never half of it. And their digest."""
 
+import hashlib
 import os
 import pathlib
+
+
+def sha256_of(path):
+    """Hexadecimal SHA-256 of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def temporary_path(path):

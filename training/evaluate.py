@@ -28,9 +28,7 @@ def parse_arguments(argv):
     )
     parser.add_argument("--weights", help="of a network's name: imagenet, torchvision-v1 or torchvision-v2")
     parser.add_argument("--size", type=terminal.at_least_one, help="pixels of the sides, of a network's name (224)")
-    parser.add_argument(
-        "--pixels", choices=("raw", "tf", "torch", "caffe"), help="what they mean to a file that does not show it"
-    )
+    terminal.add_pixels_flag(parser)
     terminal.add_import_flag(parser)
     parser.add_argument("--dataset", help="instead of the run's")
     parser.add_argument("--data-dir", type=terminal.folder, help="where the dataset lies")

@@ -11,20 +11,12 @@ gates     NA's gates in each block, over channels and images: median, quartiles,
 Images are the validation split's of the first network's run (recipe.json beside it), or those of --dataset or --images.
 """
 
-import argparse
 import sys
 
 import terminal
 
 FRESH_GATE = 0.7310585786  # sigmoid(1)
 OPACITY = 0.5  # of the heat map on its image
-
-
-def png(text):
-    path = terminal.folder(text)
-    if path.suffix != ".png":
-        raise argparse.ArgumentTypeError(f"expected a name that ends in .png. Received: {text!r}")
-    return path
 
 
 def parse_arguments(argv):
@@ -37,12 +29,12 @@ def parse_arguments(argv):
         kind.add_argument(
             "named", metavar="NAME=PATH", type=terminal.named_path, nargs=count, help=f"{what} and its name"
         )
-        kind.add_argument("--output", type=png, required=True, help="the PNG; an old one is replaced")
+        kind.add_argument(
+            "--output", type=terminal.name_ending_in(".png"), required=True, help="the PNG; an old one is replaced"
+        )
         if figure == "loss":
             continue
-        kind.add_argument(
-            "--pixels", choices=("raw", "tf", "torch", "caffe"), help="what they mean to files that do not show it"
-        )
+        terminal.add_pixels_flag(kind)
         terminal.add_import_flag(kind)
         kind.add_argument("--images", nargs="+", type=terminal.folder, metavar="FILE", help="instead of a dataset's")
         kind.add_argument("--dataset", help="instead of the run's")

@@ -8,7 +8,6 @@ The file takes raw RGB images, 0..255, and answers with probabilities. What of i
 classes than the weights have, is printed. Nothing is trained here.
 """
 
-import argparse
 import sys
 
 import recipe_fields
@@ -19,17 +18,10 @@ FIELDS = ("model", "attention", "model_options", "seed", "weights", "where", "pr
 IMAGENET_CLASSES, USUAL_SIZE = 1000, 224
 
 
-def keras_file(text):
-    path = terminal.folder(text)
-    if path.suffix != ".keras":
-        raise argparse.ArgumentTypeError(f"expected a name that ends in .keras. Received: {text!r}")
-    return path
-
-
 def parse_arguments(argv):
     parser = terminal.make_parser(__doc__)
     add = parser.add_argument
-    add("--output", type=keras_file, required=True, help="the file; there must be none")
+    add("--output", type=terminal.name_ending_in(".keras"), required=True, help="the file; there must be none")
     add("--classes", type=terminal.at_least_one, metavar="N", help="by default the file's own, or ImageNet's 1000")
     add(
         "--size", type=terminal.at_least_one, metavar="N", help="pixels of the sides; by default the file's own, or 224"

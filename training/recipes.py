@@ -13,6 +13,8 @@ import dataclasses
 
 from recipe_fields import ON, check_effect, check_field, check_patterns, setting
 
+PIXELS = ("raw", "tf", "torch", "caffe")  # as na_keras.networks has them, which imports Keras
+
 
 def check_model(text):
     """Raises ValueError on what names no network; see na_keras.networks."""
@@ -79,7 +81,7 @@ class Recipe:
         "what the pixels of a .keras or .h5 file mean, where it does not show it: 0..255; -1..1; ImageNet's mean and "
         "deviation; BGR less the mean",
         None,
-        choices=("raw", "tf", "torch", "caffe"),
+        choices=PIXELS,
     )
     model_options: dict = setting(NETWORK, "further arguments of the network's builder, as in '{\"alpha\": 0.35}'", {})
     seed: int = setting(NETWORK, "decides initial weights, order and augmentation", 0, limits=SEEDS)

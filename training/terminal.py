@@ -13,6 +13,8 @@ import re
 import sys
 import tempfile
 
+import recipes
+
 # 2: neither information nor warnings of TensorFlow's C++ part. Whoever has set the variable keeps it.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever this machine prefers
@@ -46,6 +48,22 @@ def named_path(text):
 def make_parser(documentation):
     """An ArgumentParser that shows a program's docstring as it stands."""
     return argparse.ArgumentParser(description=documentation, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def name_ending_in(ending):
+    """An argparse type: a path whose file has this ending, such as ".png"."""
+
+    def file(text):
+        if folder(text).suffix != ending:
+            raise argparse.ArgumentTypeError(f"expected a name that ends in {ending}. Received: {text!r}")
+        return folder(text)
+
+    return file
+
+
+def add_pixels_flag(parser):
+    """What pixels mean to the network of a file."""
+    parser.add_argument("--pixels", choices=recipes.PIXELS, help="what they mean to a file that does not show it")
 
 
 def add_import_flag(parser):

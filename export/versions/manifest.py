@@ -1,6 +1,5 @@
 """manifest.json: what a version of an exported model is, and what was checked before it was published."""
 
-import hashlib
 import importlib.metadata
 import json
 import math
@@ -8,13 +7,9 @@ import math
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
+from na_keras.files import sha256_of
+
 PACKAGES = ("na-keras", "keras", "tensorflow", "numpy", "ai-edge-litert")
-
-
-def sha256(path):
-    """Hexadecimal digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def tensor(info):
@@ -64,6 +59,6 @@ def write_manifest(folder, **entries):
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "signatures": signatures(folder),
         "fingerprint": fingerprint(folder),
-        "files": {path.relative_to(folder).as_posix(): sha256(path) for path in files},
+        "files": {path.relative_to(folder).as_posix(): sha256_of(path) for path in files},
     }
     (folder / "manifest.json").write_text(json.dumps(strict(content), indent=2, allow_nan=False) + "\n", "utf-8")

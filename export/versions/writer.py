@@ -14,6 +14,7 @@ import tensorflow as tf
 from consumers import verification
 from na_keras import deploy
 from na_keras.data import preprocessing
+from na_keras.files import sha256_of
 from versions import manifest, tflite_folder, warmup
 
 SAMPLES = 16  # representative images that verification asks about
@@ -227,7 +228,7 @@ def write_version(folder, plan, source, recipe, check_stopped):
     judge(folder, plan, entries, checks, found)
     manifest.write_manifest(
         folder,
-        model={"path": str(source), "sha256": manifest.sha256(source), "name": plan.model.name},
+        model={"path": str(source), "sha256": sha256_of(source), "name": plan.model.name},
         recipe=recipe,
         preprocessing={
             **{"resize": plan.resize, "size": plan.size, "pixels": "RGB 0..255"},

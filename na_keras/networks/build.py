@@ -6,6 +6,7 @@ import pathlib
 
 import keras
 
+from na_keras.files import sha256_of
 from na_keras.graph.calls import checked_functional, functional, sublayers
 from na_keras.graph.insertion import insert_attention
 from na_keras.layers import get_attention
@@ -22,7 +23,6 @@ from na_keras.pretrained import (
     changed_note,
     one_line,
     open_weights,
-    sha256_of,
     start,
     weights_of,
 )

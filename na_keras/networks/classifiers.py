@@ -7,20 +7,26 @@
 import keras
 from keras import layers
 
-from na_keras.graph.calls import calls_of, nested_model
+from na_keras.graph.calls import calls_of
 from na_keras.graph.copying import ModelCopy, copy_layer
+from na_keras.graph.scores import flat_makers, squashing_of
 
 SIZE_OF = {layers.Dense: "units", layers.Conv2D: "filters"}
 PASSIVE = (layers.Flatten, layers.Reshape, layers.Dropout, layers.GlobalAveragePooling2D, layers.Identity)
 KNOWN = {"softmax", "linear"}
 
 
-def activation_of(operation):
-    """The activation that an operation is or has at its end: "softmax", "linear" ...; None if it is none."""
-    if isinstance(operation, layers.Softmax) or type(operation).__name__ == "Softmax":
-        return "softmax"
-    activation = getattr(operation, "activation", None)
-    return getattr(activation, "__name__", "linear" if activation is None else None)
+def is_softmax(operation):
+    """Whether it is Keras' softmax, as a layer or as an operation."""
+    return isinstance(operation, layers.Softmax) or type(operation).__name__ == "Softmax"
+
+
+def activation_of(call):
+    """The activation that a call is or ends in: "softmax", "linear", or another one's name; what it computes counts."""
+    activation = getattr(call.operation, "activation", keras.activations.linear)
+    if not is_softmax(call.operation) and activation in (None, keras.activations.linear):
+        return "linear"
+    return squashing_of(call) or getattr(activation, "__name__", "something else")
 
 
 def find_classifier(model, where):
@@ -36,23 +42,14 @@ def find_classifier(model, where):
     Raises:
         ValueError: it ends otherwise, or in another activation than softmax or none.
     """
-    tensor, makers, tail = model.outputs[0], {}, []
-
-    def add(inner):
-        makers.update((id(output), call) for call in calls_of(inner) for output in call.outputs)
-
-    add(model)
+    tensor, makers, tail = model.outputs[0], flat_makers(model), []
     while True:
         call = makers.get(id(tensor))
         operation = call.operation if call else None
-        inner = nested_model(operation) if operation is not None else None
-        if inner is not None and len(inner.outputs) == 1:
-            add(inner)
-            tensor = inner.outputs[0]
-        elif type(operation) in SIZE_OF:
+        if type(operation) in SIZE_OF:
             break
-        elif isinstance(operation, layers.Activation | layers.Softmax) or type(operation).__name__ == "Softmax":
-            tail.append(operation)
+        elif isinstance(operation, layers.Activation) or is_softmax(operation):
+            tail.append(call)
             tensor = call.inputs[0]
         elif isinstance(operation, PASSIVE):
             tensor = call.inputs[0]
@@ -61,11 +58,11 @@ def find_classifier(model, where):
                 f"{where} must end in a Dense layer or a 1x1 convolution, and a softmax. Received: "
                 f"{getattr(operation, 'name', None)!r}, a {type(operation).__name__}"
             )
-    activations = [activation_of(op) for op in (operation, *tail)]
+    activations = [activation_of(call) for call in (call, *tail)]
     other = [name for name in activations if name != "linear"]
     if len(other) > 1 or not set(other) <= KNOWN:
         raise ValueError(f"{where} must end in a softmax, or in logits. Received: {' and '.join(map(str, other))}")
-    return operation, tail, other[0] if other else "linear"
+    return operation, [call.operation for call in tail], other[0] if other else "linear"
 
 
 class ClassifierExchange(ModelCopy):

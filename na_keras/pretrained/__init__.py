@@ -5,7 +5,6 @@ notes = start(network, weights, head=network.get_layer("predictions"))
 """
 
 from na_keras.pretrained.start import PRESERVED, changed_note, start
-from na_keras.pretrained.torchvision import sha256_of
 from na_keras.pretrained.weights import (
     KerasWeights,
     PlacedWeights,
@@ -27,7 +26,6 @@ __all__ = [
     "one_line",
     "open_weights",
     "refresh",
-    "sha256_of",
     "start",
     "weights_of",
 ]

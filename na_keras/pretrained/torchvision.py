@@ -5,12 +5,13 @@ A file is named NETWORK-DIGITS.pth, where the digits are the first eight of the 
 and cannot check such a part of a hash: that is done here, each time.
 """
 
-import hashlib
 import os
 import pathlib
 import re
 
 import keras
+
+from na_keras.files import sha256_of
 
 ORIGIN = "https://download.pytorch.org/models/"
 # name of weights -> network of this library -> file; torchvision's IMAGENET1K_V1 and IMAGENET1K_V2
@@ -30,12 +31,6 @@ FILES = {
         "MobileNetV2": "mobilenet_v2-7ebf99e0.pth",
     },
 }
-
-
-def sha256_of(path):
-    """Hexadecimal SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_digits(path, digest):

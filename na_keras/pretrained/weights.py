@@ -18,6 +18,7 @@ import re
 import keras
 import numpy as np
 
+from na_keras.files import sha256_of
 from na_keras.graph.calls import sublayers
 from na_keras.model_files import load_model
 from na_keras.pretrained import torchvision
@@ -229,7 +230,7 @@ class PlacedWeights:
     """A `.weights.h5` file: weights by their place in a network, which only the same network can read."""
 
     def __init__(self, path):
-        self.label, self.path, self.sha256 = str(path), path, torchvision.sha256_of(path)
+        self.label, self.path, self.sha256 = str(path), path, sha256_of(path)
 
     def contents(self):
         """(shapes of all floating-point arrays, sorted; how many layers there are of each kind; classes of the last
@@ -347,7 +348,7 @@ def open_weights(source, network=None):
         path = pathlib.Path(source).expanduser()
     if path.name.endswith(".weights.h5"):
         return PlacedWeights(path)
-    sha256 = torchvision.sha256_of(path)
+    sha256 = sha256_of(path)
     if path.suffix == ".h5":
         arrays, geometry = read_h5(path)
         if geometry is None and network is not None:

@@ -6,6 +6,7 @@ import pytest
 from keras import layers
 from small_classifiers import FILTERS, SIZE, pictures, small_classifier
 
+import recipes
 from na_keras.networks import PIXELS, open_classifier, unlikely_range
 from na_keras.networks.names import application_builders
 from na_keras.networks.pixels import pixels_of_family, preprocessed, shown_pixels, with_pixels
@@ -91,3 +92,7 @@ def test_images_that_a_trained_network_was_not_trained_on_are_noticed():
     assert "'stem_bn' varies" in unlikely_range(with_pixels(model, "tf", None), images)
     norm.set_weights([np.ones(FILTERS), np.zeros(FILTERS), np.zeros(FILTERS), np.ones(FILTERS)])
     assert unlikely_range(with_pixels(model, "tf", None), images) is None  # nothing is known of a fresh one
+
+
+def test_the_flags_choices_are_the_librarys():
+    assert recipes.PIXELS == tuple(PIXELS)
