@@ -11,6 +11,7 @@ import export_model
 from na_keras import NormalizationAttention
 
 LABELS = ["zero", "one", "two", "three", "four", "five", "six"]
+INT8_LIMITS = (0.6, 0.8)  # of verification: largest relative difference, smallest correlation
 
 
 def small_network(size, activation="softmax", include_top=True, similarity="channel_mean"):
