@@ -88,7 +88,8 @@ def main(argv=None):
     print(f"Evaluating on {terminal.start_tensorflow()}", flush=True)
     import tensorflow as tf
 
-    from engine import checkpoints, evaluation, steps
+    from engine import evaluation, steps
+    from run_files import checkpoints
 
     try:
         network, source, resize = open_both(arguments)

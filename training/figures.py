@@ -59,7 +59,7 @@ def read_histories(named):
     Raises:
         ValueError: a folder without finished epochs.
     """
-    from engine import run_directory
+    from run_files import run_directory
 
     found, losses = {}, {}
     for name, directory in named:

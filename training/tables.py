@@ -78,7 +78,7 @@ def finished_runs(folder):
     Raises:
         ValueError: a finished run without a readable recipe or history.
     """
-    from engine import run_directory
+    from run_files import run_directory
 
     result = {}
     for path in sorted(folder.rglob(run_directory.RECIPE)):

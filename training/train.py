@@ -98,7 +98,7 @@ def resolved_recipe(arguments, directory):
     Raises:
         ValueError: see recipes.get_recipe; or recipe.json is damaged.
     """
-    from engine import run_directory
+    from run_files import run_directory
 
     recipe = recipes.get_recipe(arguments.recipe, **recipe_fields.overrides(arguments, recipes.Recipe))
     if arguments.evaluation_resize is None and (directory / run_directory.RECIPE).exists():
@@ -123,10 +123,11 @@ def prepare(arguments, directory, lock):
     Raises:
         ValueError, OSError: something is wrong; the message says what.
     """
-    from engine import data_record, optimization, run_directory, strategies
+    from engine import optimization, strategies
     from engine.training_state import TrainingState
     from na_keras import networks
     from na_keras.data import load_source
+    from run_files import data_record, run_directory
 
     networks.import_modules(arguments.imports)
     recipe = resolved_recipe(arguments, directory)
@@ -165,7 +166,7 @@ def start(run, lock):
     Raises:
         OSError: another process trains there, or has begun to since `prepare`.
     """
-    from engine import run_directory
+    from run_files import run_directory
 
     run.directory.mkdir(parents=True, exist_ok=True)
     lock.take()
@@ -217,7 +218,8 @@ def main(argv=None):
     arguments = parse_arguments(argv)
     terminal.check_installed("train.py", needed_modules(arguments))
     devices = terminal.start_tensorflow()
-    from engine import checkpoints, evaluation, loop, run_directory, run_lock, strategies
+    from engine import evaluation, loop, strategies
+    from run_files import checkpoints, run_directory, run_lock
 
     execution = loop.Execution(
         arguments.xla, arguments.checkpoint_every, arguments.steps_per_call, stop_after=arguments.steps
@@ -248,7 +250,7 @@ def main(argv=None):
 
 def conclude(outcome, directory, held_out):
     """Says how the run ended, and returns the exit code."""
-    from engine import run_directory
+    from run_files import run_directory
 
     if outcome.finished:
         print(

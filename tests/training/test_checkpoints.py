@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from engine import checkpoints
-from engine.checkpoints import newest_first
+from run_files import checkpoints
+from run_files.checkpoints import newest_first
 
 OPERATIONS = ("mkdir", "rename", "replace", "rmdir", "unlink")  # of os; pathlib and shutil use them
 

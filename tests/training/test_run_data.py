@@ -10,9 +10,9 @@ import tensorflow as tf
 from tiny_network import FLAGS, tiny, train_here
 
 import evaluate
-from engine import data_record, run_directory
 from engine.training_state import Epochs
 from na_keras.models import MODELS
+from run_files import data_record, run_directory
 
 # Twelve training images in batches of four: 3 steps an epoch.
 RUN = (*FLAGS, "--dataset", "folder", "--batch-size", 4, "--epochs", 2, "--warmup-epochs", 0)

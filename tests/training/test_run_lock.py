@@ -7,7 +7,7 @@ import sys
 import pytest
 from tiny_network import train_here
 
-from engine.run_lock import RunLock
+from run_files.run_lock import RunLock
 
 HOLD = """
 import fcntl, sys, time

@@ -17,7 +17,7 @@ from programs import ROOT
 from small_training import largest_difference, weights_after
 from tiny_network import FLAGS
 
-from engine.checkpoints import newest_first
+from run_files.checkpoints import newest_first
 
 # Added to the page's commands, for speed and to see that steps are done.
 SMALL = f"{shlex.join(map(str, FLAGS))} --checkpoint-every=2"

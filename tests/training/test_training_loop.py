@@ -14,12 +14,13 @@ from small_training import BATCH, DEMO, GO_ON, largest_difference, small_network
 from tiny_network import tiny
 
 import recipes
-from engine import checkpoints, evaluation, loop, optimization, strategies
+from engine import evaluation, loop, optimization, strategies
 from engine import steps as compiled
 from engine.training_state import TrainingState
 from na_keras import NormalizationAttention
 from na_keras.data.digits import digits
 from na_keras.models import MODELS
+from run_files import checkpoints
 
 
 def test_two_replicas_equal_one_device(two_replicas, one_device):

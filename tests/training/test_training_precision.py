@@ -9,13 +9,14 @@ import tensorflow as tf
 from small_training import BATCH, DEMO, GO_ON, largest_difference, small_network
 from tiny_network import tiny
 
-from engine import checkpoints, optimization, strategies
+from engine import optimization, strategies
 from engine import steps as compiled
 from engine.training_state import TrainingState
 from na_keras import NormalizationAttention
 from na_keras.data import pipeline
 from na_keras.data.digits import digits
 from na_keras.models import MODELS
+from run_files import checkpoints
 
 
 @tf.custom_gradient

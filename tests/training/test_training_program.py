@@ -20,10 +20,10 @@ from tiny_network import FLAGS, tiny, train_here
 import evaluate
 import recipes
 import train
-from engine import checkpoints, run_directory
-from engine.checkpoints import newest_first
 from na_keras.model_files import load_model
 from na_keras.models import MODELS
+from run_files import checkpoints, run_directory
+from run_files.checkpoints import newest_first
 
 # 22 steps an epoch at batch 64.
 SHORT = (*FLAGS, "--epochs", 2, "--checkpoint-every", 5, "--steps-per-call", 4)

@@ -10,9 +10,10 @@ import pytest
 import recipe_fields
 import recipes
 import train
-from engine import optimization, run_directory
+from engine import optimization
 from engine.training_state import make_model
 from na_keras import NAMobileNetV2, TimmLamb
+from run_files import run_directory
 
 DEMO = recipes.RECIPES["digits-demo"]
 STEPS_PER_EPOCH = 1_281_167 // 256

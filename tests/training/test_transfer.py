@@ -12,8 +12,8 @@ from tiny_network import train_here
 import evaluate
 import make_model
 import recipes
-from engine import run_directory
 from na_keras.model_files import load_model
+from run_files import run_directory
 
 FLAGS = (
     "--size",

@@ -1,1 +1,1 @@
-"""How a run trains: devices, compiled steps, the loop, checkpoints, and the folder of the run."""
+"""How a run trains: devices, compiled steps, the loop, evaluation."""

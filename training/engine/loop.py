@@ -14,13 +14,14 @@ import tensorflow as tf
 
 import plots
 import recipes
-from engine import checkpoints, evaluation, run_directory, steps, strategies
-from engine.data_record import DataRecord
+from engine import evaluation, steps, strategies
 from engine.report import Report
 from engine.training_state import TrainingState, copy_weights, make_model
 from na_keras.data import pipeline
 from na_keras.data.source import Source
 from na_keras.files import replace_file
+from run_files import checkpoints, run_directory
+from run_files.data_record import DataRecord
 
 
 def augmentation_options(recipe):

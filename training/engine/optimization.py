@@ -37,7 +37,7 @@ class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
 
 
 class Shifted(keras.optimizers.schedules.LearningRateSchedule):
-    """A schedule of the epochs' steps as a schedule of the run's; see training_state.Epochs.
+    """A schedule of the epochs' steps as a schedule of the run's; see data_record.Epochs.
 
     Attributes:
         schedule: function of the steps that the epochs so far hold.

@@ -6,7 +6,8 @@ import numpy as np
 import tensorflow as tf
 
 import progress
-from engine import evaluation, run_directory, steps
+from engine import evaluation, steps
+from run_files import run_directory
 
 LOG_EVERY = 100  # steps between points in TensorBoard
 

@@ -8,12 +8,12 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from engine import checkpoints, run_directory
 from engine.training_state import make_model
 from na_keras import model_files
 from na_keras.model_files import training_record
 from na_keras.networks import Network, Start, build, open_classifier
 from na_keras.pretrained import refresh
+from run_files import checkpoints, run_directory
 
 
 @dataclasses.dataclass

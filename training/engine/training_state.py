@@ -1,13 +1,12 @@
 """What a run consists of on the devices, and the network that a recipe asks for."""
 
-import dataclasses
-
 import keras
 import tensorflow as tf
 
 from engine import optimization, steps
 from na_keras import networks
 from na_keras.pretrained import refresh
+from run_files.data_record import Epochs
 
 
 def make_model(recipe, classes, sync_bn, size, precision="float32", activation=None, **start):
@@ -43,28 +42,6 @@ def copy_weights(source, target):
     """Gives a network the weights of another one of the same recipe."""
     target.set_weights(source.get_weights())
     refresh(target)
-
-
-@dataclasses.dataclass
-class Epochs:
-    """Counts epochs, from 0, in the finished steps of a run; their length may have changed with the data.
-
-    Attributes:
-        steps: of one epoch of the data as it is now.
-        shift: epoch e begins after e * steps - shift steps of the run. 0, unless other data was accepted on the way;
-            then such that the epoch that begins with the new data has the number that follows.
-    """
-
-    steps: int
-    shift: int = 0
-
-    def position(self, step):
-        """(epoch, its finished steps) after `step` steps."""
-        return divmod(step + self.shift, self.steps)
-
-    def first_step(self, epoch):
-        """Steps of the run before that epoch."""
-        return epoch * self.steps - self.shift
 
 
 class TrainingState:

@@ -5,7 +5,7 @@ import os
 import platform
 import sys
 
-from engine import run_directory
+from run_files import run_directory
 
 
 class RunLock(contextlib.AbstractContextManager):

@@ -3,7 +3,7 @@ that somebody accepted.
 
     class_names    in the order of the labels
     splits         training and validation: number of images, and what the source says of itself (Source.details)
-    shift          see training_state.Epochs
+    shift          see Epochs
     changes        what was accepted, when, and after how many steps of the run
 """
 
@@ -12,8 +12,7 @@ import datetime
 import hashlib
 import json
 
-from engine import run_directory
-from engine.training_state import Epochs
+from run_files import run_directory
 
 SHOWN = 5  # of each kind of difference, for a message
 
@@ -72,6 +71,28 @@ def read(directory):
     if (directory / run_directory.LABELS).exists():
         return {"class_names": (directory / run_directory.LABELS).read_text("utf-8").splitlines()}
     return None
+
+
+@dataclasses.dataclass
+class Epochs:
+    """Counts epochs, from 0, in the finished steps of a run; their length may have changed with the data.
+
+    Attributes:
+        steps: of one epoch of the data as it is now.
+        shift: epoch e begins after e * steps - shift steps of the run. 0, unless other data was accepted on the way;
+            then such that the epoch that begins with the new data has the number that follows.
+    """
+
+    steps: int
+    shift: int = 0
+
+    def position(self, step):
+        """(epoch, its finished steps) after `step` steps."""
+        return divmod(step + self.shift, self.steps)
+
+    def first_step(self, epoch):
+        """Steps of the run before that epoch."""
+        return epoch * self.steps - self.shift
 
 
 @dataclasses.dataclass
