@@ -29,7 +29,7 @@ ARROWS = {
     "data": ("files",),
     "preprocessing": ("data",),
     "deploy": ("data", "files", "graph", "layers", "model_files", "models"),
-    "detection": ("files", "graph", "layers", "models"),
+    "detection": ("layers", "models"),
     "training": ("na_keras",),
     "export": ("na_keras",),
 }

@@ -1,12 +1,12 @@
 """Prints the paper's Tables 1 to 4 beside what this library's networks come to.
 
-    python training/tables.py                     # builds 13 networks: half a minute on 2 CPU cores
+    python training/tables.py                     # builds 19 networks: a minute on 2 CPU cores
     python training/tables.py --runs runs         # with the accuracies of the finished ImageNet runs under runs/
     python training/tables.py --markdown
 
 Parameters and GFLOPs are counted in the networks (na_keras/graph/complexity.py); the difference is ours, rounded as the
 paper rounds, less the paper's. Accuracies are the paper's, and say so, until a run directory holds a finished run of
-the same network on imagenet2012. Of detection, Table 4, nothing is ours yet.
+the same network on imagenet2012. Of detection, Table 4, parameters and operations are ours, no detector is trained yet.
 """
 
 import sys
@@ -49,23 +49,76 @@ CLASSIFICATION = (
     ("Table 2. Embedding ablation", TABLE_2),
     ("Table 3. Context modeling ablation", TABLE_3),
 )
-# detector, backbone; AP, AP50, AP75, AP of small, medium and large objects; GMac; parameters in millions
+# A row: detector and backbone there; detector and attention in na_keras; AP, AP50, AP75, AP of small, medium and large
+# objects; parameters in millions, without the frozen stem and first stage; GMac of an image of 1280 x 800
 TABLE_4 = (
-    ("RetinaNet", "ResNet50", "36.2", "55.9", "38.5", "19.4", "39.8", "48.3", "239.32", "37.74"),
-    ("RetinaNet", "SE-ResNet50", "37.4", "57.8", "39.8", "20.6", "40.8", "50.3", "239.43", "40.25"),
-    ("RetinaNet", "NA-ResNet50", "37.3", "57.9", "39.5", "21.6", "40.9", "49.2", "239.32", "37.74"),
-    ("Cascade R-CNN", "ResNet50", "40.6", "58.9", "44.2", "22.4", "43.7", "54.7", "234.71", "69.17"),
-    ("Cascade R-CNN", "GC-ResNet50", "41.1", "59.7", "44.6", "23.6", "44.1", "54.3", "234.82", "71.69"),
-    ("Cascade R-CNN", "NA-ResNet50", "42.6", "61.3", "46.4", "25.5", "46.2", "55.3", "234.71", "69.17"),
+    ("RetinaNet", "ResNet50", "retinanet", None, "36.2", "55.9", "38.5", "19.4", "39.8", "48.3", "37.74", "239.32"),
+    ("RetinaNet", "SE-ResNet50", "retinanet", "se", "37.4", "57.8", "39.8", "20.6", "40.8", "50.3", "40.25", "239.43"),
+    ("RetinaNet", "NA-ResNet50", "retinanet", "na", "37.3", "57.9", "39.5", "21.6", "40.9", "49.2", "37.74", "239.32"),
+    (
+        "Cascade R-CNN",
+        "ResNet50",
+        "cascade_rcnn",
+        None,
+        "40.6",
+        "58.9",
+        "44.2",
+        "22.4",
+        "43.7",
+        "54.7",
+        "69.17",
+        "234.71",
+    ),
+    (
+        "Cascade R-CNN",
+        "GC-ResNet50",
+        "cascade_rcnn",
+        "gc",
+        "41.1",
+        "59.7",
+        "44.6",
+        "23.6",
+        "44.1",
+        "54.3",
+        "71.69",
+        "234.82",
+    ),
+    (
+        "Cascade R-CNN",
+        "NA-ResNet50",
+        "cascade_rcnn",
+        "na",
+        "42.6",
+        "61.3",
+        "46.4",
+        "25.5",
+        "46.2",
+        "55.3",
+        "69.17",
+        "234.71",
+    ),
 )
-DETECTION_HEADER = ("detector", "backbone", "AP", "AP50", "AP75", "APs", "APm", "APl", "GMac", "params/M", "ours")
+DETECTION_SIZE = (800, 1280)
+DETECTION_HEADER = (
+    "detector",
+    "backbone",
+    "params/M paper",
+    "ours",
+    "diff",
+    "GMac paper",
+    "ours",
+    "diff",
+    "GMACs ours",
+)
+DETECTION_HEADER += ("AP paper", "AP50", "AP75", "APs", "APm", "APl")
 
 NOTES = """\
 GE-ResNet50 and SE-, GE- and CBAM-MobileNetV2 are INFERRED from the paper's counts: no code of theirs is published.
 NA-MobileNetV2 is printed with two decimals.
 NA (mean): the released code takes its mean in a pooling module, which the paper's counter counts: 4.127; with a
 function, as here, it counts the printed 4.122.
-GFLOPs are the count of the paper's program, GMACs the multiply-accumulates of convolutions and fully connected layers.
+GFLOPs are the count of the paper's program, GMACs the multiply-accumulates of convolutions and fully connected layers;
+Table 4's GMac are the former, of an image of 1280 x 800 and of 1000 regions.
 """
 
 
@@ -114,6 +167,19 @@ def count(model_name, attention):
     return complexity.count_parameters(model), complexity.paper_flops(model), complexity.count_macs(model)
 
 
+def count_detector(name, attention):
+    """The same of a detector of Table 4: parameters that are trained, and operations for an image of 1280 x 800."""
+    from na_keras.detection import DETECTORS, freeze_first_stage
+    from na_keras.graph import complexity
+
+    parts = DETECTORS[name]((*DETECTION_SIZE, 3), attention)
+    for model, _ in parts:
+        freeze_first_stage(model)
+    parameters = sum(complexity.count_parameters(model) for model, _ in parts)
+    counters = complexity.paper_flops, complexity.count_macs
+    return parameters, *(sum(times * count(model) for model, times in parts) for count in counters)
+
+
 def classification_rows(table, counts, runs):
     """The rows of one of Tables 1 to 3, from {(model, attention): counts} and `finished_runs`."""
     for name, model, attention, parameters, gflops, *accuracies in table:
@@ -128,13 +194,26 @@ def classification_rows(table, counts, runs):
         )
 
 
+def detection_rows(counts):
+    """The rows of Table 4, from {(detector, attention): counts}."""
+    for detector, backbone, name, attention, *average_precision, parameters, gmac in TABLE_4:
+        ours = counts[name, attention]
+        yield (
+            *(detector, backbone, parameters, *difference(ours[0] / 1e6, parameters)),
+            *(gmac, *difference(ours[1] / 1e9, gmac), f"{ours[2] / 1e9:.2f}"),
+            *average_precision,
+        )
+
+
 def count_networks():
-    """{(model, attention): counts} of every network in Tables 1 to 3, each counted once."""
+    """{(model or detector, attention): counts} of every network in the tables, each counted once."""
     networks = dict.fromkeys((model, attention) for _, table in CLASSIFICATION for _, model, attention, *_ in table)
-    bar, counts = progress.Progress(len(networks), "networks", stream=sys.stderr), {}
-    for network in networks:
-        counts[network] = count(*network)
-        bar.update(len(counts))
+    detectors = [(detector, attention) for _, _, detector, attention, *_ in TABLE_4]
+    bar, counts = progress.Progress(len(networks) + len(detectors), "networks", stream=sys.stderr), {}
+    for counter, names in ((count, networks), (count_detector, detectors)):
+        for network in names:
+            counts[network] = counter(*network)
+            bar.update(len(counts))
     return counts
 
 
@@ -159,9 +238,8 @@ def main(argv=None):
     counts, style = count_networks(), "markdown" if arguments.markdown else "plain"
     for title, table in CLASSIFICATION:
         print(f"{title}\n\n{text_table(HEADER, classification_rows(table, counts, runs), style)}\n")
-    detection = [(*row, "not here yet") for row in TABLE_4]
-    print("Table 4. Detection on COCO; all numbers are the paper's\n")
-    print(text_table(DETECTION_HEADER, detection, style) + "\n")
+    print("Table 4. Detection on COCO; the average precisions are the paper's\n")
+    print(text_table(DETECTION_HEADER, detection_rows(counts), style) + "\n")
     print(NOTES, end="")
     for (model, attention), done in runs.items():
         for name, top1, top5 in done:

@@ -21,6 +21,7 @@ NA. Table 3 prints NA(mean) with 4.122 GFLOPs, which is the count with a functio
 """
 
 import math
+import re
 
 from keras import layers
 
@@ -155,6 +156,9 @@ ATTENTION_OPERATIONS = {
 PRODUCTS = {"Conv", "ConvTranspose", "DepthwiseConv", "SeparableConv", "Matmul", "Dot", "Vdot", "Vecdot", "Inner"}
 PRODUCTS |= {"Outer", "Einsum", "Tensordot", "Kron", "Correlate", "DotProductAttention"}
 POOLED_BY_FUNCTION = ("out_relu",)  # the layer before MobileNetV2's head, whose mean is a function in PyTorch
+# Of na_keras/detection, what are functions in mmdetection: F.interpolate and F.max_pool2d (necks/fpn.py), F.relu
+# (anchor_heads/rpn_head.py). All other ReLUs there are modules.
+FUNCTIONS_OF_MMDETECTION = re.compile(r"fpn_(up|pool)\d$|rpn_relu$")
 
 
 def operations(call, makers):
@@ -171,6 +175,8 @@ def operations(call, makers):
     incoming, outgoing = (tuple(tensors[0].shape[1:]) for tensors in (call.inputs, call.outputs))
     if type(layer) in ATTENTION_OPERATIONS:
         return ATTENTION_OPERATIONS[type(layer)](layer, *sides_and_channels(incoming, layer.data_format))
+    if FUNCTIONS_OF_MMDETECTION.match(layer.name):
+        return []
     if type(layer) in POOLING:
         before = makers.get(id(call.inputs[0]))
         if before is not None and before.operation.name in POOLED_BY_FUNCTION:
