@@ -237,6 +237,7 @@ class NormalizationAttention(FeatureMapLayer):
             initializer=self.gamma_initializer,
             regularizer=self.gamma_regularizer,
             constraint=self.gamma_constraint,
+            autocast=False,
         )
         self.beta = self.add_weight(
             shape=(1,),
@@ -244,6 +245,7 @@ class NormalizationAttention(FeatureMapLayer):
             initializer=self.beta_initializer,
             regularizer=self.beta_regularizer,
             constraint=self.beta_constraint,
+            autocast=False,
         )
         self.embedding = None
         if self.embedding_kernel_size is not None:

@@ -217,6 +217,19 @@ def test_gate_is_computed_in_float32_under_mixed_precision(dtype, similarity):
     )
 
 
+def test_gamma_and_beta_are_not_rounded_under_mixed_precision():
+    """A gamma of 1.003 is 1.0 in bfloat16, as every gamma's last steps of training would be."""
+    x = keras.ops.cast(np.random.default_rng(0).normal(1, 2, (2, 4, 4, 8)), "bfloat16")
+    weights = {
+        "gamma_initializer": keras.initializers.Constant(1.003),
+        "beta_initializer": keras.initializers.Constant(0.7),
+    }
+    mixed, full = (NormalizationAttention(**weights, dtype=dtype) for dtype in ("mixed_bfloat16", "float32"))
+    full.build(x.shape)
+    expected = x * keras.ops.cast(full.gate(x), "bfloat16")
+    assert bool(keras.ops.all(mixed(x) == expected))
+
+
 @on_tensorflow  # on JAX and torch Keras itself computes means of float64 in float32
 def test_float64_input_is_computed_in_float64():
     x = np.random.default_rng(0).normal(size=(2, 5, 4, 8))
