@@ -29,7 +29,7 @@ ARROWS = {
     "data": ("files",),
     "preprocessing": ("data",),
     "deploy": ("data", "files", "graph", "layers", "model_files", "models"),
-    "detection": ("layers", "models"),
+    "detection": ("data", "files", "layers", "models"),
     "training": ("na_keras",),
     "export": ("na_keras",),
 }
