@@ -161,7 +161,7 @@ def test_a_file_that_froze_its_trunk_goes_on_so_until_a_recipe_says_what_is_trai
     model.get_layer("trunk").trainable = False
     model.save(tmp_path / "frozen.keras")
     left = state_of(from_file(tmp_path / "frozen.keras"))
-    assert "12 weights are frozen as the file has it; --train-only . trains them too." in left.notes
+    assert "10 weights are frozen as the file has it; --train-only . trains them too." in left.notes
     assert not left.model.get_layer("trunk").get_layer("stem").trainable_variables
     for fields in ({"train_only": "."}, {"trunk_learning_rate": 0.5}):
         recipe = from_file(tmp_path / "frozen.keras", **fields)
@@ -223,9 +223,9 @@ def test_what_is_trained_later_begins_with_a_whole_step():
     assert int(optimizer.iterations.numpy()) == 10
 
 
-def test_a_run_unfreezes_at_its_epoch_and_resumes_to_the_same_bits_before_and_after(tmp_path, file):
-    fields = {"freeze": "^trunk/|stem", "unfreeze_epoch": 1, "trunk_learning_rate": 0.5, "optimizer": "adamw"}
-    recipe = from_file(file, **fields, ema_decay=0.5, epochs=2, batch_size=256, learning_rate=0.01, clip_norm=1.0)
+def test_a_run_unfreezes_at_its_epoch_and_resumes_to_the_same_bits_before_and_after(tmp_path):
+    fields = {"freeze": "convolution", "unfreeze_epoch": 1, "optimizer": "adamw", "ema_decay": 0.5}
+    recipe = recipe_of(**fields, epochs=2, batch_size=256, learning_rate=0.01)
     sources = digits("train"), digits("validation")
 
     def go(name, stop=None):
@@ -234,17 +234,17 @@ def test_a_run_unfreezes_at_its_epoch_and_resumes_to_the_same_bits_before_and_af
         loop.train(recipe, state, folder, HERE, sources, loop.Execution(steps_per_call=5, stop_after=stop))
         return state
 
-    def stem_at(step):
+    def kernel_at(step):
         reader = tf.train.load_checkpoint(str(tmp_path / "parts/checkpoints" / f"step-{step:08d}" / "state"))
-        return reader.get_tensor(f"model/{stem}/.ATTRIBUTES/VARIABLE_VALUE")
+        return reader.get_tensor(f"model/{kernel}/.ATTRIBUTES/VARIABLE_VALUE")
 
     whole = go("whole")
     start = state_of(recipe).model
-    stem = next(index for index, v in enumerate(start.variables) if v.path.endswith("stem/kernel"))
+    kernel = next(index for index, v in enumerate(start.variables) if v.path == "convolution/kernel")
     go("parts", 3)
     go("parts", 6)
-    np.testing.assert_array_equal(stem_at(5), start.variables[stem])
-    assert np.any(stem_at(6) != start.variables[stem])
+    np.testing.assert_array_equal(kernel_at(5), start.variables[kernel])
+    assert np.any(kernel_at(6) != start.variables[kernel])
     parts = go("parts")
     for one, other in ((whole.model, parts.model), (whole.averaged, parts.averaged)):
         assert moved(values(one.variables), other) == set()

@@ -28,6 +28,14 @@ def unchanging(model):
     return {id(weight) for layer in frozen for weight in own_weights(layer) if not weight.trainable}
 
 
+def thaw(model):
+    """Makes trainable whatever can be. One by one: Keras does not pass the flag on to the layers of a model whose own
+    flag is set already.
+    """
+    for layer in sublayers(model):
+        layer.trainable = True
+
+
 def listed(layers, chosen):
     """Names of the chosen ones among all layers; those that follow one another as "first ... last"."""
     runs, before = [], False
@@ -64,9 +72,13 @@ class Freezing:
         self.recipe, self.model = recipe, model
         self.head = {id(weight) for layer in head for weight in layer.weights}
         if recipe.says_what_is_trained:
-            model.trainable = True  # what of a file is frozen was so in another training
+            thaw(model)  # what of a file is frozen was so in another training
         self.trainable = list(model.trainable_variables)
-        self.layers = [layer for layer in sublayers(model) if own_weights(layer)]
+        place = {id(weight): index for index, weight in enumerate(model.weights)}
+        layers = [layer for layer in sublayers(model) if own_weights(layer)]
+        self.layers = sorted(
+            layers, key=lambda layer: place[id(own_weights(layer)[0])]
+        )  # an outer one before its inner
         may = {id(variable) for variable in self.trainable}
         self.frozen = {id(variable) for variable in self.trainable if self.freezes(variable)}
         self.still = {id(layer) for layer in self.layers if self.keeps_statistics(layer, may)}
@@ -122,8 +134,8 @@ class Freezing:
             return False
         self.unfrozen = unfrozen
         if self.recipe.says_what_is_trained:
-            self.model.trainable = True
-            for layer in self.layers if not unfrozen else ():  # from outer to inner ones, which a flag reaches too
+            thaw(self.model)
+            for layer in self.layers if not unfrozen else ():  # inner ones later: an outer one's flag reaches them too
                 layer.trainable = id(layer) not in self.still
             for variable in self.trainable:
                 variable.trainable = unfrozen or id(variable) not in self.frozen
