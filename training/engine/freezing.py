@@ -6,6 +6,7 @@ normalises by its moving statistics and leaves them, whether its other weights a
 frozen on top of statistics that move would not be frozen.
 """
 
+import itertools
 import re
 
 import keras
@@ -37,18 +38,14 @@ def thaw(model):
 
 
 def listed(layers, chosen):
-    """Names of the chosen ones among all layers; those that follow one another as "first ... last"."""
-    runs, before = [], False
-    for layer in layers:
-        now = id(layer) in chosen
-        if now and before:
-            runs[-1][1] = layer
-        elif now:
-            runs.append([layer, layer])
-        before = now
-    texts = [a.name if a is b else f"{a.name} ... {b.name}" for a, b in runs]
-    more = len(texts) - MOST_NAMES
-    return ", ".join(texts[:MOST_NAMES]) + (f" and {more} more places" if more > 0 else "")
+    """Names of the chosen ones among all layers; of those that follow one another the first and the last."""
+    runs = []
+    for now, run in itertools.groupby(layers, lambda layer: id(layer) in chosen):
+        names = [layer.name for layer in run]
+        if now:
+            runs.append(", ".join(names) if len(names) < 3 else f"{names[0]} ... {names[-1]}")
+    more = len(runs) - MOST_NAMES
+    return ", ".join(runs[:MOST_NAMES]) + (f" and in {more} more places" if more > 0 else "")
 
 
 class Freezing:
@@ -58,6 +55,9 @@ class Freezing:
     Attributes:
         trainable: the variables that may be trained, in the order of the model.
         frozen: ids of those that are not, before `unfreeze_epoch`.
+        layers: those that have weights, in the order of the weights.
+        still: ids of the layers that keep their statistics until then.
+        unfrozen: whether everything is trained now.
 
     Args:
         recipe: Recipe.
@@ -76,9 +76,8 @@ class Freezing:
         self.trainable = list(model.trainable_variables)
         place = {id(weight): index for index, weight in enumerate(model.weights)}
         layers = [layer for layer in sublayers(model) if own_weights(layer)]
-        self.layers = sorted(
-            layers, key=lambda layer: place[id(own_weights(layer)[0])]
-        )  # an outer one before its inner
+        # In the order of the weights, an outer layer before those in it
+        self.layers = sorted(layers, key=lambda layer: place[id(own_weights(layer)[0])])
         may = {id(variable) for variable in self.trainable}
         self.frozen = {id(variable) for variable in self.trainable if self.freezes(variable)}
         self.still = {id(layer) for layer in self.layers if self.keeps_statistics(layer, may)}
@@ -108,9 +107,7 @@ class Freezing:
         check_found("--freeze", [recipe.freeze] if recipe.freeze else [], weights)
         check_found("--train-only", [recipe.train_only] if recipe.train_only else [], self.trainable)
         if not self.trainable:
-            raise ValueError(
-                "Nothing would be trained: the file has all its layers frozen. --train-only . trains them."
-            )
+            raise ValueError("Nothing would be trained: the file has all layers frozen. --train-only . trains them.")
         if len(self.frozen) == len(self.trainable):
             last = re.escape(self.trainable[-1].path.rpartition("/")[0])
             raise ValueError(
@@ -150,9 +147,7 @@ class Freezing:
             if not late or self.recipe.unfreeze_epoch is not None:
                 factor = 1.0 if in_head else self.recipe.trunk_learning_rate
                 found.setdefault((late, factor), []).append(variable)
-        return [
-            Group(variables, factor, late) for (late, factor), variables in sorted(found.items(), key=lambda i: i[0])
-        ]
+        return [Group(found[late, factor], factor, late) for late, factor in sorted(found)]
 
     def lines(self):
         """What is frozen, in words; empty if nothing is."""
@@ -170,7 +165,6 @@ class Freezing:
             count = len(unchanging(self.model))
             lines.append(f"{count} weights are frozen as the file has it; --train-only . trains them too.")
         if recipe.trunk_learning_rate != 1:
-            lines.append(
-                f"The learning rate of what came trained is {recipe.trunk_learning_rate:g} times the schedule's."
-            )
+            factor = f"{recipe.trunk_learning_rate:g}"
+            lines.append(f"The learning rate of what came trained is {factor} times the schedule's.")
         return lines
