@@ -33,7 +33,7 @@ def setting(
         choices: the values that it can have, or a function that returns them.
         check: None, or a function of the value that raises ValueError on a wrong one.
         needs: what the field has no effect without: dictionaries {name of another field: the value that it must have,
-            or ON}, of each of which one entry at least must hold.
+            a tuple of such values, or ON}, of each of which one entry at least must hold.
         before: what runs did that were started before the field existed, so that they can be resumed; `default` if not
             given. A field that every recipe.json holds, because it has no default, needs none.
     """
@@ -66,16 +66,25 @@ def flag_of(name):
 
 def need_text(alternatives):
     """One of a field's needs in words: "--mixup or --cutmix"."""
-    return " or ".join(f"{flag_of(name)}{'' if value is ON else f'={value}'}" for name, value in alternatives.items())
+    texts = []
+    for name, value in alternatives.items():
+        values = value if isinstance(value, tuple) else (value,)
+        texts += [f"{flag_of(name)}{'' if one is ON else f'={one}'}" for one in values]
+    return " or ".join(texts)
+
+
+def holds(value, wanted):
+    """Whether a field has the value, or one of the values, that another one needs."""
+    if wanted is ON:
+        return bool(value)
+    return value in wanted if isinstance(wanted, tuple) else value == wanted
 
 
 def check_effect(field, recipe):
     """Raises ValueError if the recipe lacks what the field needs to have an effect."""
     for alternatives in field.metadata["needs"]:
         values = {name: getattr(recipe, name) for name in alternatives}
-        if not any(
-            bool(values[name]) if value is ON else values[name] == value for name, value in alternatives.items()
-        ):
+        if not any(holds(values[name], value) for name, value in alternatives.items()):
             found = ", ".join(f"{flag_of(name)}={value}" for name, value in values.items())
             raise ValueError(
                 f"{flag_of(field.name)} has no effect without {need_text(alternatives)}. Add that, or leave "

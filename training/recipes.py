@@ -1,16 +1,11 @@
-"""Training recipes as data. A recipe is all that decides a run, except where it runs (strategy, precision, folders).
-
-Every number stands with its source:
-
-    paper          "Attention meets Normalization and Beyond", section 5.1
-    released code  13952522076/NANet: imagenet.py (ResNet), main_mobile.py (MobileNetV2)
-
-The two disagree in places, so both are here under their names. A third is how one would train today: procedure A3 of
-"ResNet strikes back" (arXiv 2110.00476). None of the ImageNet recipes has been run by us.
+"""Training recipes as data: what their fields are, and how one is chosen. A recipe is all that decides a run, except
+where it runs (strategy, precision, folders). The recipes themselves are in named_recipes.py.
 """
 
 import dataclasses
+import math
 
+import named_recipes
 from recipe_fields import ON, check_effect, check_field, check_patterns, setting
 
 PIXELS = ("raw", "tf", "torch", "caffe")  # as na_keras.networks has them, which imports Keras
@@ -30,13 +25,22 @@ def check_attention(text):
     check_attention(text)
 
 
-def check_pattern(text):
-    """Raises ValueError on what is no regular expression."""
-    check_patterns([text], "where: ")
+def pattern_check(name):
+    """A function that raises ValueError on what is no regular expression; `name` of the field begins the message."""
+    return lambda text: check_patterns([text], f"{name}: ")
+
+
+def check_trunk_learning_rate(factor):
+    """Raises ValueError on a factor that would stop the trunk, or blow it up."""
+    if not 0 < factor < math.inf:
+        raise ValueError(
+            f"trunk_learning_rate must be a factor above 0; what stays is for --freeze-trunk. Received: {factor}"
+        )
 
 
 NETWORK, DATA, AUGMENTATION = "network", "data", "augmentation of the training images"
 SCHEDULE, OPTIMIZER, LOSS = "learning rate and duration", "optimizer", "loss"
+FREEZING = "what is trained"
 SEEDS = (0, 2**31 - 1)
 
 
@@ -67,7 +71,7 @@ class Recipe:
         "regular expression of the layers after which attention goes, in networks that are not of this library; by "
         "default after the last normalisation before each residual addition",
         None,
-        check=check_pattern,
+        check=pattern_check("where"),
         needs=({"attention": ON},),
     )
     preserve: bool | None = setting(
@@ -119,8 +123,20 @@ class Recipe:
     epochs: int = setting(SCHEDULE, "passes over the training images", limits=(1, None))
     batch_size: int = setting(SCHEDULE, "images per step, all replicas together", limits=(1, None))
     learning_rate: float = setting(SCHEDULE, "the highest", limits=(0, None))
+    min_learning_rate: float = setting(
+        SCHEDULE, "what the cosine ends at", 0.0, limits=(0, "learning_rate"), needs=({"schedule": "cosine"},)
+    )
+    trunk_learning_rate: float = setting(
+        SCHEDULE,
+        "factor by which the learning rate of what came trained is smaller (or larger); the classifier and fresh "
+        "attention modules have the learning rate itself",
+        1.0,
+        check=check_trunk_learning_rate,
+    )
     schedule: str = setting(
-        SCHEDULE, "cosine: to zero; step: times --decay-factor every --decay-epochs", choices=("cosine", "step")
+        SCHEDULE,
+        "cosine: to --min-learning-rate; step: times --decay-factor every --decay-epochs",
+        choices=("cosine", "step"),
     )
     warmup_epochs: int = setting(SCHEDULE, "of a linear rise from zero, at the start", 0, limits=(0, "epochs"))
     decay_epochs: int = setting(
@@ -137,11 +153,49 @@ class Recipe:
         limits=(1, None),
     )
 
-    optimizer: str = setting(OPTIMIZER, "na_keras.TorchSGD or na_keras.TimmLamb", "sgd", choices=("sgd", "lamb"))
-    momentum: float = setting(
-        OPTIMIZER, "as torch.optim.SGD takes it", 0.9, limits=(0, 1), needs=({"optimizer": "sgd"},)
+    freeze: str | None = setting(
+        FREEZING,
+        "regular expression of what is not trained, searched for in each variable's path; a layer of which anything is "
+        'frozen keeps its batch-norm statistics too, and "moving_" freezes these alone',
+        None,
+        check=pattern_check("freeze"),
     )
-    weight_decay: float = setting(OPTIMIZER, "as PyTorch's optimizers take it", limits=(0, None))
+    train_only: str | None = setting(
+        FREEZING,
+        "the opposite: regular expression of what is trained; all else is frozen",
+        None,
+        check=pattern_check("train_only"),
+    )
+    freeze_trunk: bool = setting(
+        FREEZING, "train only the classifier and the attention modules that the trained weights had not", False
+    )
+    unfreeze_epoch: int | None = setting(
+        FREEZING,
+        "after so many epochs everything is trained",
+        None,
+        limits=(1, "last_unfreeze_epoch"),
+        needs=({"freeze": ON, "train_only": ON, "freeze_trunk": ON},),
+    )
+
+    optimizer: str = setting(
+        OPTIMIZER,
+        "na_keras.TorchSGD, na_keras.TimmLamb, or Keras' AdamW or RMSprop",
+        "sgd",
+        choices=("sgd", "lamb", "adamw", "rmsprop"),
+    )
+    momentum: float = setting(
+        OPTIMIZER,
+        "as torch.optim.SGD, or Keras' RMSprop, takes it",
+        0.9,
+        limits=(0, 1),
+        needs=({"optimizer": ("sgd", "rmsprop")},),
+    )
+    weight_decay: float = setting(
+        OPTIMIZER,
+        "as PyTorch's SGD and AdamW and timm's LAMB take it; Keras' RMSprop decays like AdamW: learning rate * decay * "
+        "weight is taken away",
+        limits=(0, None),
+    )
     no_weight_decay: tuple[str, ...] = setting(
         OPTIMIZER,
         'regular expressions, as in \'["bias$"]\': a variable is not decayed if one is found in its path, "layer '
@@ -178,6 +232,16 @@ class Recipe:
         return self.evaluation_size or self.size
 
     @property
+    def last_unfreeze_epoch(self):
+        """The last number of epochs after which there is one more."""
+        return self.epochs - 1
+
+    @property
+    def says_what_is_trained(self):
+        """Whether it says which part of the network is trained, or how fast."""
+        return bool(self.freeze or self.train_only or self.freeze_trunk or self.trunk_learning_rate != 1)
+
+    @property
     def network(self):
         """The na_keras.networks.Network that it asks for. Raises ValueError: fields contradict each other."""
         from na_keras.networks import Network
@@ -201,95 +265,15 @@ BEFORE = {
 # What a resumed run may have otherwise than it was started: one that a bad file stopped goes on without the file.
 MAY_CHANGE = ("skip_unreadable",)
 
-# PyTorch's and the authors' loaders look at no Exif tag.
-IMAGENET = {
-    **{"attention": "na", "dataset": "imagenet2012", "size": 224, "evaluation_resize": 256},
-    "exif_orientation": False,
-}
-
-RESNET50_PAPER = Recipe(
-    **IMAGENET,
-    model="ResNet50",
-    epochs=100,  # "for 100 epochs"
-    batch_size=256,  # "with a batch size of 256 (i.e., 32 images per GPU)"
-    learning_rate=0.1,  # "stating at a learning rate of 0.1"
-    schedule="step",  # "decreasing it by 10 every 30 epochs"
-    weight_decay=1e-4,  # "a weight decay of 0.0001 and a momentum of 0.9"
-)
-MOBILENETV2_PAPER = Recipe(
-    **IMAGENET,
-    model="MobileNetV2",
-    epochs=150,  # "for 150 epochs"
-    batch_size=512,  # "with a batch size of 512 (i.e., 64 images per GPU)"
-    learning_rate=0.1,  # "stating at a learning rate of 0.1"
-    schedule="cosine",  # "adjusting it using a cosine decay method"
-    weight_decay=1e-4,  # "a weight decay of 0.0001 and a momentum of 0.9"
-)
-# NANet's pipelines: random area and aspect of the crop.
-RELEASED_CROP = {"crop_area": (0.1, 1.0), "crop_aspect": (0.8, 1.25)}
-
-RECIPES = {
-    # Ours; the learning rate was chosen on the held-out digits themselves: a demonstration, not a benchmark.
-    "digits-demo": Recipe(
-        model="MobileNetV2",
-        attention="na",
-        model_options={"alpha": 0.35},
-        dataset="digits",
-        size=48,
-        evaluation_resize=48,
-        crop_area=(0.7, 1.0),
-        crop_aspect=(0.85, 1.18),
-        flip=False,  # a mirrored digit is another sign
-        epochs=15,
-        batch_size=64,
-        learning_rate=0.05,
-        schedule="cosine",
-        warmup_epochs=2,
-        weight_decay=1e-4,
-    ),
-    "resnet50-paper": RESNET50_PAPER,
-    "mobilenetv2-paper": MOBILENETV2_PAPER,
-    # imagenet.py: the paper's numbers otherwise; every parameter is decayed, NA's two included.
-    "resnet50-released-code": dataclasses.replace(RESNET50_PAPER, **RELEASED_CROP),
-    # main_mobile.py: warm-up and a weaker decay, which spares batch norms, depthwise convolutions and whatever has
-    # "bias" in its PyTorch name; NA's beta is called bias2 there, its gamma weight2.
-    "mobilenetv2-released-code": dataclasses.replace(
-        MOBILENETV2_PAPER,
-        **RELEASED_CROP,
-        warmup_epochs=5,
-        weight_decay=4e-5,
-        no_weight_decay=(r"(?i)(bn|bn_conv1)/(gamma|beta)$", r"depthwise/kernel$", r"/bias$", r"attention/beta$"),
-    ),
-    # "ResNet strikes back", table 2, column A3, and the authors' commands for it. It reached 78.1 % with a plain
-    # ResNet50. Ours resizes bilinearly, not bicubically, and mixes each example by itself (na_keras.data.augmentation).
-    "resnet50-a3": dataclasses.replace(
-        RESNET50_PAPER,
-        epochs=100,
-        size=160,  # train at 160,
-        evaluation_size=224,  # test at 224
-        evaluation_resize=235,  # test crop ratio .95: 224 / .95
-        batch_size=2048,
-        optimizer="lamb",
-        learning_rate=8e-3,
-        schedule="cosine",
-        warmup_epochs=5,
-        weight_decay=0.02,
-        no_weight_decay=(r"/(gamma|beta|bias)$",),  # timm spares whatever has one dimension
-        clip_norm=1.0,  # timm's Lamb clips by default (max_grad_norm)
-        loss="binary_cross_entropy",
-        target_threshold=0.2,  # timm's commands: --bce-target-thresh
-        mixup=0.1,
-        cutmix=1.0,
-        rand_augment=6.0,  # "rand-m6-mstd0.5-inc1"
-    ),
-}
+RECIPES = {name: Recipe(**fields) for name, fields in named_recipes.NAMED.items()}
 
 
 def get_recipe(name, **overrides):
     """The recipe of that name with the fields in `overrides` replaced; None keeps a field.
 
     Where the evaluation's size changes, its resize follows in the recipe's ratio, if it is not given itself; another
-    network has its own `model_options`, and one that is not of this library no attention, unless given.
+    network has its own `model_options` and weights (those of ImageNet for all of keras.applications), and one that is
+    not of this library no attention, unless given.
 
     Raises:
         ValueError: an unknown recipe (the message lists the known ones), a value that is none of a field's choices, or
@@ -308,6 +292,8 @@ def get_recipe(name, **overrides):
         if network.text != RECIPES[name].model:
             # The builder's other arguments belong to the recipe's own network; its numbers stand under any.
             overrides.setdefault("model_options", {})
+            if network.kind != "applications" or RECIPES[name].weights != "imagenet":
+                overrides.setdefault("weights", None)
         if network.kind != "ours":  # a file may have its attention already
             overrides.setdefault("attention", None)
     own, recipe = RECIPES[name], dataclasses.replace(RECIPES[name], **overrides)
@@ -316,7 +302,23 @@ def get_recipe(name, **overrides):
         recipe = dataclasses.replace(recipe, evaluation_resize=resize)
     for field in dataclasses.fields(recipe):
         check_field(field, recipe)
+    check_what_is_trained(recipe)
     return recipe
+
+
+def check_what_is_trained(recipe):
+    """Raises ValueError on fields about what is trained that exclude each other, or need trained weights."""
+    wrong = None
+    if recipe.freeze and recipe.train_only:
+        wrong = "--freeze and --train-only each say what is frozen: give one of them"
+    elif recipe.freeze_trunk and recipe.train_only:
+        wrong = "--freeze-trunk and --train-only each say what is trained: give --no-freeze-trunk, or no --train-only"
+    elif (recipe.freeze_trunk or recipe.trunk_learning_rate != 1) and not recipe.network.starts_trained:
+        flag, off = ("--freeze-trunk", "--no-freeze-trunk") if recipe.freeze_trunk else ("--trunk-learning-rate",) * 2
+        off += "" if recipe.freeze_trunk else " 1"
+        wrong = f"{flag} is about trained weights, and {recipe.model} has none: give --weights, or {off}"
+    if wrong:
+        raise ValueError(f"{wrong}.")
 
 
 def check_effects(recipe, names):

@@ -240,8 +240,8 @@ def compare_step(recipe, source, strategy, arguments):
     """
     import tensorflow as tf
 
-    from engine import optimization, steps
-    from engine.training_state import TrainingState, make_model
+    from engine import steps
+    from engine.training_state import TrainingState
 
     default = tf.distribute.get_strategy()
     batch = next(iter(batches_of(recipe, source, 0, tf.distribute.InputContext())))
@@ -255,9 +255,8 @@ def compare_step(recipe, source, strategy, arguments):
         return lambda: train(iterator, one, steps.NO_SUMS, go_on)["sums"].numpy()
 
     def bare():
-        model = make_model(recipe, classes, False, recipe.size)
-        schedule = optimization.make_schedule(recipe, 1000)
-        optimizer = optimization.make_optimizer(recipe, schedule, model.trainable_variables)
+        state = TrainingState(recipe, default, classes, 1000)
+        model, optimizer = state.model, state.optimizer
         trainable = [variable.value for variable in model.trainable_variables]
         iterator = iter(tf.data.Dataset.from_tensors(batch).cache().repeat())
 
@@ -299,7 +298,7 @@ def main(argv=None):
         given = recipe_fields.overrides(arguments, recipes.Recipe)
         recipe = recipes.get_recipe(arguments.recipe, **given)
         recipes.check_effects(recipe, given)
-        if recipe.weights:
+        if given.get("weights"):
             raise ValueError("--weights has no effect on the speed: leave it out.")
         strategy = strategies.make_strategy(arguments.strategy, arguments.virtual_cpus)
         strategies.check_batch_size(recipe.batch_size, strategy, recipe.accumulate)

@@ -156,7 +156,8 @@ def prepare(arguments, directory, lock):
     except TypeError as error:
         raise ValueError(f"{recipe.model} does not take --model-options={recipe.model_options}: {error}") from error
     state.notes += [other_classes] if other_classes else []
-    optimization.check_no_weight_decay(given.get("no_weight_decay", ()), state.model.trainable_variables)
+    optimization.check_found("--no-weight-decay", given.get("no_weight_decay", ()), state.freezing.trainable)
+    state.freezing.check_effects(given)
     return Run(recipe, directory, strategy, decided, resumed, sources, record, state)
 
 

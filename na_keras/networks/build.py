@@ -18,6 +18,7 @@ from na_keras.networks.pixels import MEANINGS, pixels_of_family, preprocessed, s
 from na_keras.pretrained import (
     PRESERVED,
     KerasWeights,
+    Notes,
     PlacedWeights,
     TorchWeights,
     changed_note,
@@ -279,16 +280,25 @@ def build_foreign(network, size, classes, activation, synchronized, weights, not
         )
     if weights is not None and factory:
         with_modules = inserted(model, False)
-        names = {layer.name for layer in sublayers(with_modules)} - {layer.name for layer in sublayers(model)}
+        names = new_names(with_modules, model)
         if weights.has_modules(names):
             notes += weights.fill(with_modules, head(with_modules))
             return with_classifier(with_modules, network.model, classes, activation, synchronized)
     if weights is not None:
         notes += weights.fill(model, head(model))
+    fresh = set()
     if factory:
         trained = weights is not None or network.name.kind == "file"
-        model = with_fresh_modules(model, inserted, network.preserve, notes if trained else None)
-    return with_classifier(model, network.model, classes, activation, synchronized)
+        before, model = model, with_fresh_modules(model, inserted, network.preserve, notes if trained else None)
+        fresh = new_names(model, before)
+    model = with_classifier(model, network.model, classes, activation, synchronized)
+    notes.modules += [layer for layer in sublayers(model) if layer.name in fresh and layer.weights]
+    return model
+
+
+def new_names(model, before):
+    """Names of the layers that a model has, at any depth, and another one has not."""
+    return {layer.name for layer in sublayers(model)} - {layer.name for layer in sublayers(before)}
 
 
 def with_fresh_modules(model, insert, preserve, notes):
@@ -328,7 +338,7 @@ def build(network, *, size, classes, activation=None, synchronized=False, weight
         synchronized: batch statistics over all replicas of a tf.distribute strategy.
         weights: `Start.weights` to start from; None of a network whose weights are about to be replaced, as by a
             checkpoint. A file's own weights are there in any case.
-        notes: list, to which sentences are added that say what is fresh.
+        notes: `Notes`, or a list for the sentences alone, to which is added what is fresh.
 
     Returns:
         Functional keras.Model from images (batch, size, size, 3), raw pixels 0..255, to (batch, classes) float32. The
@@ -338,9 +348,20 @@ def build(network, *, size, classes, activation=None, synchronized=False, weight
         ValueError: sizes, options, attention, weights or a file that do not go together; the message names them.
         TypeError: options that a builder of this library does not take.
     """
-    notes = [] if notes is None else notes
-    if network.name.kind != "ours":
-        return build_foreign(network, size, classes, activation, synchronized, weights, notes)
+    found = Notes()
+    if network.name.kind == "ours":
+        model = build_own(network, size, classes, activation, synchronized, weights, found)
+    else:
+        model = build_foreign(network, size, classes, activation, synchronized, weights, found)
+    if notes is not None:
+        notes += found
+    if isinstance(notes, Notes):
+        notes.modules += found.modules
+    return model
+
+
+def build_own(network, size, classes, activation, synchronized, weights, notes):
+    """`build` of a network of this library."""
 
     def own(modules, classes):
         return network.name.builder(
@@ -355,5 +376,7 @@ def build(network, *, size, classes, activation=None, synchronized=False, weight
     model = own(True, classes)
     if weights is not None:
         twin = lambda modules, there: own(modules, there or classes)  # noqa: E731
-        notes += start(model, weights, classifier_of(model), twin, network.preserve)
+        found = start(model, weights, classifier_of(model), twin, network.preserve)
+        notes += found
+        notes.modules += found.modules
     return model

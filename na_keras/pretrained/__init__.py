@@ -7,6 +7,7 @@ notes = start(network, weights, head=network.get_layer("predictions"))
 from na_keras.pretrained.start import PRESERVED, changed_note, start
 from na_keras.pretrained.weights import (
     KerasWeights,
+    Notes,
     PlacedWeights,
     TorchWeights,
     check_source,
@@ -19,6 +20,7 @@ from na_keras.pretrained.weights import (
 __all__ = [
     "PRESERVED",
     "KerasWeights",
+    "Notes",
     "PlacedWeights",
     "TorchWeights",
     "changed_note",

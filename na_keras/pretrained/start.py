@@ -9,7 +9,7 @@ import keras
 
 from na_keras.graph.calls import calls_of, node_of
 from na_keras.graph.insertion import constant_gate
-from na_keras.pretrained.weights import PlacedWeights
+from na_keras.pretrained.weights import Notes, PlacedWeights
 
 PRESERVED = (
     "The attention modules are fresh; what they multiply by is divided out of the layers before them, so that the "
@@ -85,7 +85,7 @@ def start(network, weights, head=None, twin=None, preserve=None):
             layers before them, None only where that can be; False: do not.
 
     Returns:
-        Sentences that say what is fresh.
+        `Notes`.
 
     Raises:
         ValueError: the weights do not fit, by name, and nothing is changed; with preserve=True, modules that do not
@@ -97,8 +97,8 @@ def start(network, weights, head=None, twin=None, preserve=None):
     fresh = () if weights.has_modules([module.name for module in modules]) else modules
     notes = weights.fill(network, head, fresh)
     if not fresh:
-        return notes
+        return Notes(notes)
     reason = "as --no-preserve says" if preserve is False else divide_out(network)
     if reason and preserve:
         raise ValueError(f"preserve: {reason}. Leave it out, or take attention that starts as a constant, as na does.")
-    return [*notes, changed_note(reason) if reason else PRESERVED]
+    return Notes([*notes, changed_note(reason) if reason else PRESERVED], fresh)

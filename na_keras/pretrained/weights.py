@@ -105,6 +105,18 @@ def geometry_of(configs):
     }
 
 
+class Notes(list):
+    """Sentences that say what of a network is fresh.
+
+    Attributes:
+        modules: the attention modules that are, layers of the network.
+    """
+
+    def __init__(self, sentences=(), modules=()):
+        super().__init__(sentences)
+        self.modules = list(modules)
+
+
 class KerasWeights:
     """Weights under their paths in Keras, "layer/weight".
 

@@ -171,7 +171,14 @@ def test_sync_bn_reaches_every_batch_norm(synchronized):
 
 
 NO_EFFECT = [
-    ("digits-demo", {"optimizer": "lamb", "momentum": 0.9}, "momentum", "--optimizer=sgd"),
+    (
+        "digits-demo",
+        {"optimizer": "lamb", "momentum": 0.9},
+        "momentum",
+        "--optimizer=sgd or --optimizer=rmsprop",
+    ),
+    ("resnet50-paper", {"min_learning_rate": 1e-3}, "min-learning-rate", "--schedule=cosine"),
+    ("finetune", {"unfreeze_epoch": 3}, "unfreeze-epoch", "--freeze or --train-only or --freeze-trunk"),
     ("digits-demo", {"decay_epochs": 30}, "decay-epochs", "--schedule=step"),
     ("mobilenetv2-paper", {"decay_factor": 0.5}, "decay-factor", "--schedule=step"),
     ("resnet50-paper", {"target_threshold": 0.2, "mixup": 0.1}, "target-threshold", "--loss=binary_cross_entropy"),
@@ -196,7 +203,8 @@ def test_a_flag_without_effect_is_refused_and_says_what_it_needs(name, given, fl
     recipes.check_effects(recipe, set(given) - {flag.replace("-", "_")})
     for advice in needed.split(" or "):
         other, _, value = advice.removeprefix("--").partition("=")
-        followed = {**given, other.replace("-", "_"): value or ("na" if other == "attention" else 0.1)}
+        examples = {"attention": "na", "freeze": "bn", "train-only": "bn", "freeze-trunk": True}
+        followed = {**given, other.replace("-", "_"): value or examples.get(other, 0.1)}
         recipes.check_effects(recipes.get_recipe(name, **followed), followed)
 
 
@@ -238,11 +246,13 @@ def test_a_run_of_before_the_resize_followed_the_size_keeps_its_own(tmp_path):
 def test_only_given_patterns_must_find_a_variable():
     """A recipe's own may be of another network than --model's."""
     variables = NAMobileNetV2(alpha=0.35).trainable_variables
-    optimization.check_no_weight_decay(recipes.RECIPES["mobilenetv2-released-code"].no_weight_decay, variables)
+    optimization.check_found(
+        "--no-weight-decay", recipes.RECIPES["mobilenetv2-released-code"].no_weight_decay, variables
+    )
     with pytest.raises(
         ValueError, match=r"'biass\$' is found in none of the \d+ variables' paths, such as Conv1/kernel"
     ):
-        optimization.check_no_weight_decay(["bias$", "biass$"], variables)
+        optimization.check_found("--no-weight-decay", ["bias$", "biass$"], variables)
 
 
 def test_recipe_overrides():
@@ -258,5 +268,7 @@ def test_recipe_overrides():
 def test_photographs_are_turned_upright_but_not_in_the_papers_recipes_and_not_in_runs_of_before():
     """PyTorch's loaders, with which the papers' numbers were made, look at no Exif tag."""
     assert recipes.get_recipe("digits-demo").exif_orientation
-    assert not any(recipe.exif_orientation for name, recipe in recipes.RECIPES.items() if name != "digits-demo")
+    assert [
+        name for name, recipe in recipes.RECIPES.items() if recipe.exif_orientation and "imagenet" in recipe.dataset
+    ] == []
     assert recipes.BEFORE["exif_orientation"] is False

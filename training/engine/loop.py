@@ -167,8 +167,7 @@ class Loop:
         if self.record:
             self.epochs.shift = self.record.shift
         self.folder = self.directory / run_directory.CHECKPOINTS
-        options = {"loss_scale": state.loss_scale, "averaged": state.averaged, "xla": self.execution.xla}
-        self.train_steps = steps.make_train_steps(self.strategy, state.model, state.optimizer, recipe, **options)
+        self.train_steps = None  # `begin` makes it
         predict = lambda images: state.evaluated_model(images, training=False)  # noqa: E731
         self.evaluate_steps = steps.make_evaluate_steps(self.strategy, predict)
         self.report = Report(self.directory, recipe, self.classes, self.epochs, state.schedule, self.chief)
@@ -180,6 +179,19 @@ class Loop:
     def total(self):
         """Steps of the whole run."""
         return self.epochs.first_step(self.recipe.epochs)
+
+    def begin(self, epoch):
+        """Before the first step of an epoch, or of what is left of it: the compiled step, made anew where another part
+        of the network is trained than before.
+        """
+        state = self.state
+        if state.freezing.begin(epoch) or self.train_steps is None:
+            options = {"loss_scale": state.loss_scale, "averaged": state.averaged, "xla": self.execution.xla}
+            self.train_steps = steps.make_train_steps(
+                self.strategy, state.model, state.optimizer, self.recipe, **options
+            )
+            if state.freezing.unfrozen:
+                print("Everything is trained from here on.", flush=True)
 
     def restore(self):
         """Continues from the newest checkpoint, if there is one; whether its epoch's evaluation is still to be done."""
@@ -223,6 +235,7 @@ class Loop:
     def train_epoch(self, step, stop):
         """Trains to the end of the epoch in which `step` lies, to `stop`, or to an interruption; returns the step."""
         epoch, first = self.epochs.position(step)
+        self.begin(epoch)
         iterator = epoch_iterator(self.strategy, self.training, self.recipe, epoch, first)
         self.report.start_epoch(step, self.total)
         every = self.execution.checkpoint_every
@@ -316,6 +329,7 @@ def train(recipe, state, directory, strategy, sources, execution, record=None):
     step, stop = state.step, min(loop.total, execution.stop_after or loop.total)
     with Interruption() as loop.interruption:
         if unevaluated:
+            state.freezing.begin(loop.epochs.position(step - 1)[0])
             loop.end_epoch(step)
         while step < stop and not loop.stopped:
             step = loop.train_epoch(step, stop)

@@ -10,6 +10,7 @@ moving average has one decay from the first step on and leaves the batch norms' 
 averages them too, as timm's and tf.train.ExponentialMovingAverage's users expect.
 """
 
+import dataclasses
 import re
 
 import keras
@@ -52,6 +53,17 @@ class Shifted(keras.optimizers.schedules.LearningRateSchedule):
         return self.schedule(step + self.epochs.shift if self.epochs.shift else step)
 
 
+class Scaled(keras.optimizers.schedules.LearningRateSchedule):
+    """Another schedule times a factor."""
+
+    def __init__(self, schedule, factor):
+        self.schedule, self.factor = schedule, factor
+
+    def __call__(self, step):
+        """The learning rate after `step` steps."""
+        return self.factor * self.schedule(step)
+
+
 def make_schedule(recipe, steps_per_epoch):
     """Learning rate as a function of the number of finished steps."""
     warmup, total = recipe.warmup_epochs * steps_per_epoch, recipe.epochs * steps_per_epoch
@@ -68,30 +80,108 @@ def make_schedule(recipe, steps_per_epoch):
         decay_steps=max(1, total - warmup),
         warmup_target=recipe.learning_rate if warmup else None,
         warmup_steps=warmup,
+        alpha=recipe.min_learning_rate / recipe.learning_rate if recipe.min_learning_rate else 0.0,
     )
 
 
-def check_no_weight_decay(patterns, variables):
-    """Raises ValueError on a pattern of `no_weight_decay` that is found in no variable's path."""
+def check_found(flag, patterns, variables):
+    """Raises ValueError on a pattern of a flag that is found in no variable's path."""
     paths = [variable.path for variable in variables]
     for pattern in patterns:
         if not any(re.search(pattern, path) for path in paths):
             some = ", ".join(paths[:: max(1, len(paths) // 6)][:6])
             raise ValueError(
-                f"--no-weight-decay: {pattern!r} is found in none of the {len(paths)} variables' paths, such as {some}"
+                f"{flag}: {pattern!r} is found in none of the {len(paths)} variables' paths, such as {some}"
             )
 
 
 def make_optimizer(recipe, schedule, variables):
-    """The recipe's optimizer, built for the variables; those that `no_weight_decay` finds are not decayed."""
+    """The recipe's optimizer, built for the variables; those that `no_weight_decay` finds are not decayed.
+
+    TorchSGD decays as torch.optim.SGD and TimmLamb as timm's Lamb. Keras' AdamW and RMSprop take learning rate * decay
+    * weight away beside the step: PyTorch's AdamW does so too, its RMSprop adds decay * weight to the gradient.
+    """
+    decay = {"weight_decay": recipe.weight_decay}
     if recipe.optimizer == "lamb":
-        optimizer = TimmLamb(schedule, weight_decay=recipe.weight_decay)
+        optimizer = TimmLamb(schedule, **decay)
+    elif recipe.optimizer == "adamw":
+        optimizer = keras.optimizers.AdamW(schedule, **decay)
+    elif recipe.optimizer == "rmsprop":
+        optimizer = keras.optimizers.RMSprop(schedule, momentum=recipe.momentum, **decay)
     else:
-        optimizer = TorchSGD(schedule, recipe.momentum, weight_decay=recipe.weight_decay)
+        optimizer = TorchSGD(schedule, recipe.momentum, **decay)
     not_decayed = [v for v in variables if any(re.search(pattern, v.path) for pattern in recipe.no_weight_decay)]
     optimizer.exclude_from_weight_decay(var_list=not_decayed)
     optimizer.build(variables)
     return optimizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Variables with a learning rate of their own.
+
+    Attributes:
+        variables: of the model.
+        factor: of the schedule.
+        late: trained from a later epoch on only.
+    """
+
+    variables: list
+    factor: float = 1.0
+    late: bool = False
+
+
+class GroupedOptimizer:
+    """An optimizer for each group of variables, used as one. Scaling a group's gradient instead would not scale its
+    steps: Adam, LAMB and RMSprop divide by the gradient's size, and weights decay by the learning rate.
+
+    The first one counts the run's steps, which all learning rates follow. One of a group that is trained later counts
+    its own, because Adam and LAMB correct their averages for how young these are.
+
+    Args:
+        recipe, schedule: as of make_optimizer.
+        groups: Groups, of which the first is trained from the start.
+    """
+
+    def __init__(self, recipe, schedule, groups):
+        first, *others = groups
+        self.first = make_optimizer(recipe, Scaled(schedule, first.factor), first.variables)
+        self.others = []
+        for group in others:
+            scaled = Scaled(schedule, group.factor)
+            rate = lambda scaled=scaled: scaled(self.first.iterations)  # noqa: E731
+            self.others.append((make_optimizer(recipe, rate, group.variables), group.late))
+        self.owner = {id(variable): index for index, group in enumerate(groups) for variable in group.variables}
+
+    @property
+    def iterations(self):
+        """Steps of the run."""
+        return self.first.iterations
+
+    @property
+    def variables(self):
+        """What a checkpoint must hold."""
+        return [v for optimizer in (self.first, *(other for other, _ in self.others)) for v in optimizer.variables]
+
+    def apply(self, gradients, variables):
+        """One step, as of a Keras optimizer; groups of which no variable is given are left as they are."""
+        parts = [[] for _ in range(1 + len(self.others))]
+        for gradient, variable in zip(gradients, variables, strict=True):
+            parts[self.owner[id(variable)]].append((gradient, variable))
+        for (optimizer, late), part in zip(self.others, parts[1:], strict=True):
+            if part:
+                if not late:  # steps that overflow count for the first one only
+                    optimizer.iterations.assign(self.first.iterations)
+                optimizer.apply(*zip(*part, strict=True))
+        # Last: it moves the step that the others' learning rates follow.
+        self.first.apply(*zip(*parts[0], strict=True))
+
+
+def make_optimizers(recipe, schedule, groups):
+    """The recipe's optimizer for groups of variables: Keras' own of a single one, which older checkpoints are of."""
+    if len(groups) == 1 and groups[0].factor == 1:
+        return make_optimizer(recipe, schedule, groups[0].variables)
+    return GroupedOptimizer(recipe, schedule, groups)
 
 
 class LossScale:

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from engine import optimization
+from engine import freezing, optimization
 
 # What a step and an evaluation add up, over examples.
 SUMS = ("loss", "top1", "top5", "examples")
@@ -108,10 +108,12 @@ def repeated(strategy, step):
 class TrainStep:
     """One optimizer step on a batch of (images, targets, sample weights), on all replicas.
 
+    What is trained is what is trainable when it is made: where that changes, another one must be made.
+
     Args:
         strategy: tf.distribute.Strategy, in whose scope all that follows was made.
         model: keras.Model whose outputs are logits.
-        optimizer: built for the model's trainable variables.
+        optimizer: built for the model's trainable variables, or more.
         recipe: Recipe.
         loss_scale: None, or optimization.LossScale for a float16 network.
         averaged: None, or another such model, whose variables follow as the moving average of the recipe's decay.
@@ -121,14 +123,21 @@ class TrainStep:
     def __init__(self, strategy, model, optimizer, recipe, *, loss_scale=None, averaged=None, xla=False):
         self.strategy, self.model, self.optimizer, self.recipe = strategy, model, optimizer, recipe
         self.loss_scale, self.averaged = loss_scale, averaged
-        self.trainable = [variable.value for variable in model.trainable_variables]
+        self.variables = list(model.trainable_variables)
+        self.trainable = [variable.value for variable in self.variables]
+        if averaged is not None:
+            still = freezing.unchanging(model)
+            pairs = zip(averaged.variables, model.variables, strict=True)
+            self.averaging = [(own.value, other.value) for own, other in pairs if id(other) not in still]
         # The update stays outside of XLA: it reaches over to the other replicas' devices.
         self.gradients = tf.function(self.gradients_of, jit_compile=True) if xla else self.gradients_of
 
     def gradients_of(self, images, targets, sample_weights, scale):
         """Gradients of a slice of a replica's batch, times `scale`, and the slice's sums."""
         recipe = self.recipe
-        with tf.GradientTape() as tape:
+        # Nothing else is watched: the gradient ends where what is frozen begins.
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(self.trainable)
             logits = self.model(images, training=True)
             losses = recipe_losses(recipe, targets, logits)
             loss = tf.reduce_sum(losses * sample_weights) / recipe.batch_size
@@ -163,13 +172,13 @@ class TrainStep:
     def apply_reduced(self, gradients):
         """The update, from gradients that are summed already: the optimizer adds them up over the replicas again."""
         replicas = self.strategy.num_replicas_in_sync
-        self.optimizer.apply([gradient / replicas for gradient in gradients], self.model.trainable_variables)
+        self.optimizer.apply([gradient / replicas for gradient in gradients], self.variables)
 
     def plain_step(self, *batch):
         """On each replica: gradient and update."""
         gradients, sums = self.accumulated(batch, 1.0)
         if self.recipe.clip_norm is None:
-            self.optimizer.apply(gradients, self.model.trainable_variables)
+            self.optimizer.apply(gradients, self.variables)
         else:
             self.apply_reduced(self.reduced(gradients, 1.0)[0])
         return sums
@@ -197,7 +206,7 @@ class TrainStep:
         else:
             sums, can_continue = self.scaled_step(batch)
         if self.averaged is not None:
-            pairs = [[variable.value for variable in network.variables] for network in (self.averaged, self.model)]
+            pairs = zip(*self.averaging, strict=True)
             iterations = self.optimizer.iterations.value
             optimization.update_averages(self.strategy, *pairs, iterations, self.recipe.ema_decay)
         return self.strategy.reduce("SUM", sums, axis=None), can_continue

@@ -4,8 +4,10 @@ import keras
 import tensorflow as tf
 
 from engine import optimization, steps
+from engine.freezing import Freezing
 from na_keras import networks
-from na_keras.pretrained import refresh
+from na_keras.networks.classifiers import find_classifier
+from na_keras.pretrained import Notes, refresh
 from run_files.data_record import Epochs
 
 
@@ -19,7 +21,7 @@ def make_model(recipe, classes, sync_bn, size, precision="float32", activation=N
         size: pixels of the images' sides, None for any.
         precision: of the activations.
         activation: "softmax", or None.
-        **start: `weights` to start from and a list for `notes`, of networks.build. Without weights the network is the
+        **start: `weights` to start from and `notes`, of networks.build. Without weights the network is the
             same, for variables that are about to be read from elsewhere.
 
     Returns:
@@ -55,19 +57,25 @@ class TrainingState:
         loss_scale: None, or optimization.LossScale of a float16 network.
         partial_sums: tf.Variable, the sums of the unfinished epoch (steps.SUMS).
         precision: of the activations.
-        notes: sentences that say what of a network that starts from trained weights is fresh.
+        freezing: Freezing, which part of the model is trained when.
+        notes: Notes, sentences that say what of a network that starts from trained weights is fresh, and what of any
+            network is frozen.
         checkpoint: tf.train.Checkpoint of all of it.
     """
 
     def __init__(self, recipe, strategy, classes, steps_per_epoch, precision="float32", sync_bn=False, weights=None):
-        """Builds all of it in the strategy's scope; `weights` as of networks.build. Raises what make_model raises."""
-        self.precision, self.notes = precision, []
+        """Builds all of it in the strategy's scope; `weights` as of networks.build. Raises what make_model and
+        Freezing raise.
+        """
+        self.precision, self.notes = precision, Notes()
         self.epochs = Epochs(steps_per_epoch)
         self.schedule = optimization.Shifted(optimization.make_schedule(recipe, steps_per_epoch), self.epochs)
         size = recipe.size if recipe.resolved_evaluation_size == recipe.size else None
         with strategy.scope():
             self.model = make_model(recipe, classes, sync_bn, size, precision, weights=weights, notes=self.notes)
-            self.optimizer = optimization.make_optimizer(recipe, self.schedule, self.model.trainable_variables)
+            self.freezing = self.make_freezing(recipe)
+            self.notes += self.freezing.lines()
+            self.optimizer = optimization.make_optimizers(recipe, self.schedule, self.freezing.groups())
             average = recipe.ema_decay is not None
             self.averaged = make_model(recipe, classes, sync_bn, size, precision) if average else None
             if average and recipe.network.starts_trained:
@@ -84,6 +92,13 @@ class TrainingState:
             partial_sums=self.partial_sums,
             **{name: value for name, value in optional.items() if value is not None},
         )
+
+    def make_freezing(self, recipe):
+        """The `Freezing` of the model; the trunk is all but the classifier and fresh attention modules."""
+        head = []
+        if recipe.freeze_trunk or recipe.trunk_learning_rate != 1:
+            head = [find_classifier(self.model, recipe.model)[0], *self.notes.modules]
+        return Freezing(recipe, self.model, head)
 
     @property
     def evaluated_model(self):
