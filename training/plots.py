@@ -170,19 +170,23 @@ def image_sheet(images, captions, title, columns=8):
 
     Args:
         images: uint8 (size, size, 3) each, or None for one that cannot be shown.
-        captions: lines over each.
+        captions: two lines over each.
         title: of the figure.
         columns: at most so many side by side.
     """
-    columns = min(columns, max(len(images), 1))
-    rows = -(-max(len(images), 1) // columns)
-    figure = new_figure(max(1.65 * columns, 4), 0.4 + 2.1 * rows)
-    figure.suptitle(title)
-    cells = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes in cells:
-        axes.set_axis_off()
-    for axes, image, caption in zip(cells, images, captions, strict=False):
+    rows, inches = -(-max(len(images), 1) // columns), 1.6
+    height = 1.3  # of a cell in widths: image and caption
+    figure = new_figure(inches * columns, inches * height * rows + 0.4)
+    # One pair of axes in place, because a layout of many takes seconds.
+    figure.set_layout_engine("none")
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    figure.suptitle(title, y=1 - 0.08 / figure.get_figheight(), va="top")
+    for cell, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        left, top = cell % columns, height * (cell // columns)
+        axes.text(left + 0.5, top + 0.25, caption, ha="center", va="bottom", fontsize=8)
         if image is not None:
-            axes.imshow(image, interpolation="nearest")
-        axes.set_title(caption, fontsize=8, pad=2)
+            sides = (left + 0.02, left + 0.98, top + height - 0.04, top + height - 1)
+            axes.imshow(image, extent=sides, interpolation="nearest", aspect="auto", clip_on=False)
+    axes.set(xlim=(0, columns), ylim=(height * rows, -0.4 / inches))
     return figure
