@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from small_training import DEMO
-from tiny_network import tiny, train_here
+from tiny_network import tiny
 
 import plots
 from engine import evaluation, loop
@@ -131,8 +131,3 @@ def test_the_best_network_is_kept_and_patience_ends_the_run_whenever_it_is_kille
     assert (killed / "history.csv").read_text() == (whole / "history.csv").read_text()
     assert_same_weights(killed / "best.keras", weights[2])
     assert_same_weights(killed / "model.keras", weights[4])
-
-
-def test_patience_needs_a_metric_to_wait_for(tmp_path):
-    message, _ = train_here(tmp_path / "run", "--patience", 3)
-    assert "--patience has no effect without --keep-best" in message and not (tmp_path / "run").exists()
