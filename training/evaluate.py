@@ -10,7 +10,8 @@
 
 Dataset and sizes are those of the run (recipe.json) or of the export (manifest.json) unless given. The data must have
 the classes that the network knows (labels.txt); a folder of images then needs no training images. Top-5 is left out
-where there are five classes or fewer.
+where there are five classes or fewer. --output DIR writes what one looks at: per_class.csv, confusion_matrix.csv and
+.png, mistakes.csv and .png.
 """
 
 import sys
@@ -47,7 +48,20 @@ def parse_arguments(argv):
     parser.add_argument(
         "--batch-size", type=terminal.at_least_one, default=64, help="images per step (default: %(default)s)"
     )
-    return parser.parse_args(argv)
+    parser.add_argument(
+        "--output",
+        type=terminal.folder,
+        metavar="DIR",
+        help="write per_class.csv, confusion_matrix.csv, mistakes.csv and pictures of the last two into this folder; "
+        "old ones are replaced",
+    )
+    parser.add_argument(
+        "--mistakes", type=terminal.at_least_one, metavar="N", help="how many of the worst mistakes are written (40)"
+    )
+    arguments = parser.parse_args(argv)
+    if arguments.mistakes and not arguments.output:
+        parser.error("--mistakes says how many are written: give --output DIR, or leave it out")
+    return arguments
 
 
 def open_both(arguments):
@@ -80,16 +94,31 @@ def open_both(arguments):
         raise ValueError(f"Expected --resize of at least the network's image size {network.size}. Received: {resize}")
     if network.classes != len(source.class_names):
         raise ValueError(f"The network has {network.classes} classes, {dataset} has {len(source.class_names)}.")
+    if arguments.output:
+        arguments.output.mkdir(parents=True, exist_ok=True)
     return network, source, resize
+
+
+def show_worst(answers, class_names):
+    """Prints the classes with the lowest accuracy."""
+    from na_keras.text_table import text_table
+    from run_files import evaluation_files
+
+    rows = evaluation_files.worst_classes(answers.confusion_matrix, class_names)
+    if rows:
+        names = ("worst classes", "images", "accuracy", "most frequent wrong answer")
+        print(text_table(names, [(c, n, f"{100 * a:.2f} %", f"{w} ({t})") for c, n, a, w, t in rows]))
 
 
 def main(argv=None):
     arguments = parse_arguments(argv)
+    if arguments.output:
+        terminal.check_installed("evaluate.py", ["matplotlib"])
     print(f"Evaluating on {terminal.start_tensorflow()}", flush=True)
     import tensorflow as tf
 
     from engine import evaluation, steps
-    from run_files import checkpoints
+    from run_files import checkpoints, evaluation_files
 
     try:
         network, source, resize = open_both(arguments)
@@ -101,13 +130,19 @@ def main(argv=None):
     options = {"batch_size": arguments.batch_size, "resize": resize, "size": network.size}
     options |= {"exif_orientation": network.exif_orientation, "skip_unreadable": arguments.skip_unreadable}
     try:
-        result, count = evaluation.evaluate(strategy, evaluate_steps, source, **options)
+        answers = evaluation.evaluate(strategy, evaluate_steps, source, **options)
     except evaluation.UnreadableImageError as error:
         sys.exit(f"evaluate.py: {error}")
-    if count < source.count:
-        print(f"WARNING: {source.count - count} unreadable images were left out")
-    print(f"{network.path} on {source.name}: {evaluation.in_words(result)}, over {count} images")
-    return result
+    if answers.count < source.count:
+        print(f"WARNING: {source.count - answers.count} unreadable images were left out")
+    print(f"{network.path} on {source.name}: {evaluation.in_words(answers.means)}, over {answers.count} images")
+    show_worst(answers, source.class_names)
+    if arguments.output:
+        pixels = resize, network.size, network.exif_orientation
+        mistakes = arguments.mistakes or evaluation_files.MISTAKES
+        names = evaluation_files.write(arguments.output, answers, source, pixels, mistakes)
+        print(f"Wrote {', '.join(names)} in {arguments.output}")
+    return answers.means
 
 
 if __name__ == "__main__":

@@ -59,6 +59,7 @@ def read_histories(named):
     Raises:
         ValueError: a folder without finished epochs.
     """
+    import plots
     from run_files import run_directory
 
     found, losses = {}, {}
@@ -72,7 +73,7 @@ def read_histories(named):
                 f"{directory} holds no {run_directory.HISTORY} with a finished epoch. Expected a run directory."
             )
         if (directory / run_directory.RECIPE).exists():
-            losses[name] = run_directory.read_recipe(directory)["loss"]
+            losses[name] = plots.training_loss(run_directory.read_recipe(directory))
     return found, losses
 
 

@@ -1,8 +1,16 @@
-"""Pictures of histories: the curves of one run, and the losses of several side by side."""
+"""Pictures of histories (the curves of one run, the losses of several side by side) and of evaluations (confusion
+matrices, sheets of images).
+"""
+
+import numpy as np
 
 from na_keras.files import replace_file
 
 CROSS_ENTROPY = "cross_entropy"  # as recipes call it; what evaluation computes, whatever a network was trained with
+
+LABELLED = 40  # up to so many classes, a confusion matrix has their names
+CELLS = 250  # rows of the picture of a larger one; what lies in one row is not told apart there
+CONFUSIONS = 25  # pairs of classes that stand beside it
 
 
 def new_figure(width, height):
@@ -20,19 +28,30 @@ def save(figure, path):
     replace_file(path, lambda temporary: figure.savefig(temporary, dpi=100, format="png"))
 
 
-def draw_curves(axes, curves, title, label, factor=1, logarithmic=False):
-    """Draws {name: (rows of history.csv, column)} over the epochs, each value times `factor`."""
+def draw_curves(axes, curves, title, label, factor=1, logarithmic=False, dashed=()):
+    """Draws {name: (rows of history.csv, column)} over the epochs, each value times `factor`; dashed, those names."""
     for name, (rows, column) in curves.items():
+        rows = [row for row in rows if row.get(column) not in (None, "")]  # an older version's may lack it
         epochs, values = [int(row["epoch"]) for row in rows], [factor * float(row[column]) for row in rows]
-        axes.plot(epochs, values, marker="." if len(rows) < 40 else None, label=name)
+        axes.plot(epochs, values, "--" if name in dashed else "-", marker="." if len(rows) < 40 else None, label=name)
     axes.set(title=title, xlabel="epoch", ylabel=label, yscale="log" if logarithmic else "linear")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3, which="both")
     axes.legend()
 
 
+def training_loss(recipe):
+    """The name of what `loss` in the history of a recipe, a dictionary, is: "cross_entropy" if that is the quantity of
+    `validation_loss`, of augmented images; otherwise another name, and the two do not belong on one axis.
+    """
+    mixed = bool(recipe["mixup"] or recipe["cutmix"])
+    changes = {"class-weighted": recipe["class_weights"], "smoothed": recipe["label_smoothing"], "mixed": mixed}
+    changes = ", ".join(name for name, changed in changes.items() if changed)
+    return f"{changes} {axis_name(recipe['loss'])}" if changes else recipe["loss"]
+
+
 def axis_name(loss):
-    """A recipe's loss as it is written in a text."""
+    """A loss as it is written in a text."""
     return {CROSS_ENTROPY: "cross-entropy", "binary_cross_entropy": "binary cross-entropy"}.get(loss, loss)
 
 
@@ -42,7 +61,8 @@ def history_curves(rows, title, loss=CROSS_ENTROPY):
     Args:
         rows: of history.csv, one per epoch.
         title: of the figure.
-        loss: name of the training loss. What is no cross-entropy gets axes of its own, since the validation's loss is.
+        loss: name of the training loss, see `training_loss`. What is no plain cross-entropy gets axes of its own,
+            since the validation's loss is one.
     """
     training, validation = {"training": (rows, "loss")}, {"validation": (rows, "validation_loss")}
     losses = (
@@ -55,7 +75,10 @@ def history_curves(rows, title, loss=CROSS_ENTROPY):
         # Logarithmic: the end is what one looks for.
         draw_curves(axes, curves, None, axis_name(name), logarithmic=True)
     curves = {"training": (rows, "top1"), "validation": (rows, "validation_top1")}
-    draw_curves(accuracy, curves, None, "top-1 accuracy, %", factor=100)
+    mean = "validation, mean of classes"
+    if rows[-1].get("validation_mean_class_accuracy"):
+        curves[mean] = (rows, "validation_mean_class_accuracy")
+    draw_curves(accuracy, curves, None, "top-1 accuracy, %", factor=100, dashed=(mean,))
     return figure
 
 
@@ -73,4 +96,97 @@ def loss_curves(histories, losses=None):
     for axes, (column, title, kind) in zip(figure.subplots(1, len(panels)), panels, strict=True):
         shown = [name for name in histories if column == "validation_loss" or losses[name] == kind]
         draw_curves(axes, {name: (histories[name], column) for name in shown}, title, axis_name(kind), logarithmic=True)
+    return figure
+
+
+def shortened(name, length=22):
+    """A class name that fits beside a matrix or over a small image."""
+    return name if len(name) <= length else f"{name[: length - 1]}\u2026"
+
+
+def draw_labelled(figure, shares, matrix, class_names):
+    """A confusion matrix with names, and with counts in those cells that are not empty."""
+    axes, classes = figure.subplots(), len(matrix)
+    picture = axes.imshow(100 * shares, cmap="Blues", vmin=0, vmax=100)
+    names = [shortened(name) for name in class_names]
+    axes.set_xticks(range(classes), names, rotation=45 if max(map(len, names)) > 3 else 0, ha="right")
+    if max(map(len, names)) <= 3:
+        axes.set_xticks(range(classes), names, ha="center")
+    axes.set_yticks(range(classes), names)
+    digits = len(str(matrix.max()))
+    size = min(11, 60 / digits if classes < 8 else 62 * figure.get_figwidth() / (classes * (digits + 1)))
+    for row, column in np.argwhere(matrix) if size >= 4.5 else ():
+        colour = "white" if shares[row, column] > 0.5 else "black"
+        axes.text(column, row, matrix[row, column], ha="center", va="center", color=colour, fontsize=size)
+    axes.set(xlabel="answer", ylabel="truth")
+    figure.colorbar(picture, ax=axes, label="% of the images of a class", shrink=0.8)
+
+
+def draw_large(figure, shares, matrix, class_names):
+    """A confusion matrix without names, and beside it the pairs of classes that are confused most."""
+    figure.get_layout_engine().set(w_pad=0.15)
+    axes, bars = figure.subplots(1, 2, width_ratios=(1.4, 1))
+    starts = np.unique(np.linspace(0, len(matrix), min(CELLS, len(matrix)), endpoint=False).astype(int))
+    pooled = np.maximum.reduceat(np.maximum.reduceat(shares, starts, axis=0), starts, axis=1)
+    # By the root: what matters is off the diagonal, and small.
+    extent = (-0.5, len(matrix) - 0.5, len(matrix) - 0.5, -0.5)
+    options = {"cmap": "Blues", "norm": "linear", "interpolation": "nearest", "extent": extent}
+    picture = axes.imshow(np.sqrt(pooled), vmin=0, vmax=1, **options)
+    axes.set(xlabel="answer, number of the class", ylabel="truth, number of the class")
+    ticks = np.array([0, 1, 5, 25, 50, 100])
+    bar = figure.colorbar(picture, ax=axes, label="% of the images of a class", shrink=0.8, ticks=np.sqrt(ticks / 100))
+    bar.set_ticklabels(ticks)
+    wrong = matrix * (1 - np.eye(len(matrix), dtype=matrix.dtype))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:CONFUSIONS]
+    pairs = [divmod(int(cell), len(matrix)) for cell in order if wrong.flat[cell]]
+    names = [f"{shortened(class_names[truth])} \u2192 {shortened(class_names[answer])}" for truth, answer in pairs]
+    bars.barh(range(len(pairs)), [wrong[pair] for pair in pairs], color="tab:blue")
+    bars.set_yticks(range(len(pairs)), names, fontsize=8)
+    bars.set_ylim(CONFUSIONS - 0.5, -0.5)
+    bars.xaxis.get_major_locator().set_params(integer=True)
+    bars.set(title="most frequent confusions, truth \u2192 answer", xlabel="images")
+
+
+def confusion_matrix(matrix, class_names, title):
+    """A confusion matrix, a row of which is a class: colours say which share of its images has which answer.
+
+    Args:
+        matrix: int (classes, classes), images by truth and answer.
+        class_names: in that order.
+        title: of the figure.
+    """
+    classes = len(matrix)
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    labelled = classes <= LABELLED
+    side = min(max(4.0, 1.6 + 0.42 * classes), 12)
+    figure = new_figure(side + 1.2, side) if labelled else new_figure(13, 6)
+    figure.suptitle(title)
+    (draw_labelled if labelled else draw_large)(figure, shares, matrix, class_names)
+    return figure
+
+
+def image_sheet(images, captions, title, columns=8):
+    """Small images side by side.
+
+    Args:
+        images: uint8 (size, size, 3) each, or None for one that cannot be shown.
+        captions: two lines over each.
+        title: of the figure.
+        columns: at most so many side by side.
+    """
+    rows, inches = -(-max(len(images), 1) // columns), 1.6
+    height = 1.3  # of a cell in widths: image and caption
+    figure = new_figure(inches * columns, inches * height * rows + 0.4)
+    # One pair of axes in place, because a layout of many takes seconds.
+    figure.set_layout_engine("none")
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    figure.suptitle(title, y=1 - 0.08 / figure.get_figheight(), va="top")
+    for cell, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        left, top = cell % columns, height * (cell // columns)
+        axes.text(left + 0.5, top + 0.25, caption, ha="center", va="bottom", fontsize=8)
+        if image is not None:
+            sides = (left + 0.02, left + 0.98, top + height - 0.04, top + height - 1)
+            axes.imshow(image, extent=sides, interpolation="nearest", aspect="auto", clip_on=False)
+    axes.set(xlim=(0, columns), ylim=(height * rows, -0.4 / inches))
     return figure

@@ -40,7 +40,7 @@ def check_trunk_learning_rate(factor):
 
 NETWORK, DATA, AUGMENTATION = "network", "data", "augmentation of the training images"
 SCHEDULE, OPTIMIZER, LOSS = "learning rate and duration", "optimizer", "loss"
-FREEZING = "what is trained"
+FREEZING, VALIDATION = "what is trained", "what the validation decides"
 SEEDS = (0, 2**31 - 1)
 
 
@@ -224,6 +224,27 @@ class Recipe:
         None,
         limits=(0, 0.5),
         needs=({"loss": "binary_cross_entropy"}, {"mixup": ON, "cutmix": ON, "label_smoothing": ON}),
+    )
+    class_weights: str | None = setting(
+        LOSS,
+        "weights of the training examples by class: balanced, or a CSV or JSON file with a number above 0 for every "
+        "class",
+        None,
+    )
+
+    keep_best: str | None = setting(
+        VALIDATION,
+        "write best.keras, the network of the epoch that is best by this metric of the validation images; the first of "
+        "equal ones",
+        None,
+        choices=("top1", "loss", "mean_class_accuracy"),
+    )
+    patience: int | None = setting(
+        VALIDATION,
+        "epochs without a better one after which the run ends",
+        None,
+        limits=(1, None),
+        needs=({"keep_best": ON},),
     )
 
     @property

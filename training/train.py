@@ -123,7 +123,7 @@ def prepare(arguments, directory, lock):
     Raises:
         ValueError, OSError: something is wrong; the message says what.
     """
-    from engine import optimization, strategies
+    from engine import class_weights, optimization, strategies
     from engine.training_state import TrainingState
     from na_keras import networks
     from na_keras.data import load_source
@@ -138,7 +138,8 @@ def prepare(arguments, directory, lock):
     execution = {name: getattr(arguments, name) for name in ("sync_bn", "precision", "xla")}
     replicas = strategy.num_replicas_in_sync
     start = networks.Start(recipe.network)
-    decided = run_directory.as_json(arguments.recipe, recipe, replicas=replicas, **execution, **start.digests)
+    execution |= {**start.digests, **class_weights.recorded(recipe.class_weights)}
+    decided = run_directory.as_json(arguments.recipe, recipe, replicas=replicas, **execution)
     resumed = run_directory.check(directory, decided)
     given = recipe_fields.overrides(arguments, recipes.Recipe) if not resumed else {}  # older runs were not asked
     recipes.check_effects(recipe, given)
@@ -149,6 +150,7 @@ def prepare(arguments, directory, lock):
         raise ValueError(f"{sources[0].name} holds {sources[0].count} images, fewer than one --batch-size.")
     record = data_record.check(directory, sources, resumed, arguments.accept_data_change)
     other_classes = start.check_classes(sources[0].class_names)
+    weights = class_weights.resolve(recipe.class_weights, sources[0], record)
     steps_per_epoch, classes = sources[0].count // recipe.batch_size, len(sources[0].class_names)
     try:
         options = {"precision": arguments.precision, "sync_bn": arguments.sync_bn, "weights": start.weights}
@@ -156,6 +158,7 @@ def prepare(arguments, directory, lock):
     except TypeError as error:
         raise ValueError(f"{recipe.model} does not take --model-options={recipe.model_options}: {error}") from error
     state.notes += [other_classes] if other_classes else []
+    state.notes += [] if weights is None else [class_weights.note(weights, sources[0].class_names)]
     optimization.check_found("--no-weight-decay", given.get("no_weight_decay", ()), state.freezing.trainable)
     state.freezing.check_effects(given)
     return Run(recipe, directory, strategy, decided, resumed, sources, record, state)
@@ -246,21 +249,26 @@ def main(argv=None):
             strategies.DisagreementError,
         ) as error:
             sys.exit(f"train.py: {error}")
-        return conclude(outcome, directory, run.sources[1].count)
+        return conclude(outcome, run)
 
 
-def conclude(outcome, directory, held_out):
+def conclude(outcome, run):
     """Says how the run ended, and returns the exit code."""
-    from run_files import run_directory
+    from engine import evaluation
+    from run_files import best_epoch, run_directory
 
+    directory, recipe, rows = run.directory, run.recipe, outcome.rows
     if outcome.finished:
-        print(
-            f"Finished {len(outcome.rows)} epochs: top-1 {100 * float(outcome.rows[-1]['validation_top1']):.2f} % on "
-            f"{held_out} held-out images.\n"
-            f"  network   {directory / run_directory.MODEL}\n"
-            f"  curves    {directory / run_directory.CURVES}\n"
-            f"  history   {directory / run_directory.HISTORY}"
-        )
+        in_words = lambda row, metric: evaluation.metric_in_words(metric, best_epoch.validated(row, metric))  # noqa: E731
+        print(f"Finished {len(rows)} epochs: {in_words(rows[-1], 'top1')} on {run.sources[1].count} held-out images.")
+        files = {"network": run_directory.MODEL, "curves": run_directory.CURVES, "history": run_directory.HISTORY}
+        files["mistakes"] = run_directory.EVALUATION
+        if recipe.keep_best and (best := best_epoch.best_epoch(rows, recipe.keep_best)):
+            if best_epoch.patience_is_over(rows, recipe):
+                print(f"For {recipe.patience} epochs none was better than epoch {best['epoch']} (--patience).")
+            print(f"The best epoch is {best['epoch']}: {in_words(best, recipe.keep_best)}")
+            files["best"] = run_directory.BEST
+        print(*(f"  {name:<9} {directory / file}" for name, file in files.items()), sep="\n")
         return 0
     if outcome.signal:
         print(f"Interrupted by {outcome.signal.name}; a checkpoint is written. The same command resumes the run.")

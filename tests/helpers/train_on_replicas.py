@@ -1,4 +1,5 @@
-"""Trains the small network of small_training.py and writes its variables: a program for tests.
+"""Trains the small network of small_training.py and writes its variables: a program for tests. On several machines it
+also evaluates, and writes the labels that every machine got to see.
 
 python tests/helpers/train_on_replicas.py N FILE      on N virtual CPUs
 python tests/helpers/train_on_replicas.py 0 FILE      on the machines of TF_CONFIG
@@ -25,5 +26,14 @@ if __name__ == "__main__":
     from small_training import weights_after  # starts TensorFlow, after which devices cannot be split
 
     weights, _ = weights_after(strategy, 20, 1)
+    if not replicas:
+        import tensorflow as tf
+
+        from engine import evaluation, steps
+        from na_keras.data.digits import digits
+
+        answer_nought = steps.make_evaluate_steps(strategy, lambda images: tf.zeros((len(images), 10)))
+        answers = evaluation.evaluate(strategy, answer_nought, digits("validation"), batch_size=50, resize=32, size=32)
+        np.save(path.replace(".npz", ".npy"), answers.labels)
     strategies.total(strategy, 0)  # nobody leaves before the others are done
     np.savez(path, *weights)

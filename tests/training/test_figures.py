@@ -14,6 +14,7 @@ import figures
 import plots
 from na_keras import NormalizationAttention, grad_cam
 from na_keras.data import load_source
+from run_files import run_directory
 
 
 def small_network(classes, attention=False):
@@ -84,6 +85,19 @@ def test_losses_of_different_kinds_have_axes_of_their_own():
         ("cross-entropy", 2),
     ]
     assert labels(plots.loss_curves({"b": rows}, binary)) == [("binary cross-entropy", 1), ("cross-entropy", 1)]
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({}, "cross_entropy"),
+        ({"loss": "binary_cross_entropy"}, "binary_cross_entropy"),
+        ({"label_smoothing": 0.1, "cutmix": 1.0}, "smoothed, mixed cross-entropy"),
+        ({"class_weights": "balanced"}, "class-weighted cross-entropy"),
+    ],
+)
+def test_only_a_plain_cross_entropy_shares_the_axes_of_the_validations(fields, name):
+    assert plots.training_loss({**run_directory.BEFORE, **fields}) == name
 
 
 def test_heat_maps_have_a_row_per_network_below_the_images(runs, tmp_path):

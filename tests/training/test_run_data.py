@@ -10,7 +10,10 @@ import tensorflow as tf
 from tiny_network import FLAGS, tiny, train_here
 
 import evaluate
+from engine import class_weights
 from engine.training_state import Epochs
+from na_keras.data import load_source
+from na_keras.data.image_folder import image_folder
 from na_keras.models import MODELS
 from run_files import data_record, run_directory
 
@@ -184,3 +187,76 @@ def test_a_network_is_evaluated_on_any_split_of_its_classes_without_training_ima
     arguments[3] = str(data / "unknown")
     with pytest.raises(SystemExit, match=r"are not among the 2 class names: \['wolf'\]"):
         evaluate.main(arguments)
+
+
+# --- class weights -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def unequal(tmp_path):
+    """The training images of a folder: four cats, two dogs."""
+    for index in range(6):
+        add_image(tmp_path / "train" / ("cat" if index < 4 else "dog") / f"{index}.png")
+    return image_folder("train", tmp_path)
+
+
+def test_balanced_classes_weigh_the_same(unequal, tmp_path, capsys):
+    weights = class_weights.resolve("balanced", unequal)
+    np.testing.assert_allclose(weights, [6 / (2 * 4), 6 / (2 * 2)])
+    assert class_weights.note(weights, unequal.class_names) == "Class weights: cat 0.75, dog 1.5"
+    assert "Counting" not in capsys.readouterr().out  # a folder knows its files
+    more = image_folder("train", tmp_path, ["cat", "cow", "dog"])
+    with pytest.raises(ValueError, match="training images of every class. .*train has none of cow: remove the class"):
+        class_weights.resolve("balanced", more)
+    assert class_weights.resolve(None, unequal) is None
+
+
+def test_images_that_must_be_counted_are_counted_once(tmp_path, capsys):
+    source = load_source("digits", "train")
+    record = data_record.check(tmp_path, (source, load_source("digits", "validation")), False, False)
+    weights = class_weights.resolve("balanced", source, record)
+    counts = record.data["splits"]["training"]["images_per_class"]
+    assert sum(counts.values()) == 1437 and "Counting the images of each class" in capsys.readouterr().out
+    np.testing.assert_allclose(weights, [143.7 / number for number in counts.values()], rtol=1e-6)
+    record.write(tmp_path, 0, 0)
+    resumed = data_record.check(tmp_path, (source, load_source("digits", "validation")), True, False)
+    np.testing.assert_array_equal(class_weights.resolve("balanced", source, resumed), weights)
+    assert "Counting" not in capsys.readouterr().out and resumed.fingerprint == record.fingerprint
+
+
+FILES = {
+    "weights.csv": ("class,weight\ncat,0.5\ndog,2\n", None),
+    "windows.csv": ("\ufeffdog,2\r\ncat,0.5\r\n", None),
+    "weights.json": ('{"dog": 2, "cat": 0.5}', None),
+    "missing.csv": ("cat,1\ncow,1\n", "for each class of .*Missing: dog. Unknown: cow"),
+    "zero.csv": ("class,weight\ncat,0\ndog,1\n", "line 2: expected a number above 0. Received: '0'"),
+    "twice.json": ('{"dog": 2, "dog": 1, "cat": 1}', "the entry 'dog': the class 'dog' was there before"),
+    "text.csv": ("cat,1\ndog\n", "line 2 is no class,weight: dog"),
+    "list.json": ("[1, 2]", "holds no dictionary"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_of_class_weights_names_every_class_once(name, unequal, tmp_path):
+    text, message = FILES[name]
+    (tmp_path / name).write_text(text, "utf-8")
+    if message is None:
+        np.testing.assert_array_equal(class_weights.resolve(tmp_path / name, unequal), [0.5, 2])
+        return
+    with pytest.raises(ValueError, match=message):
+        class_weights.resolve(tmp_path / name, unequal)
+
+
+def test_a_run_goes_on_with_the_class_weights_it_began_with(begun, tmp_path):
+    weights, data = tmp_path / "weights.csv", ("--data-dir", begun / "data")
+    message, _ = train_here(tmp_path / "run", *RUN, *data, "--class-weights", weights)
+    assert "--class-weights must be balanced, or a CSV or JSON file. There is no file" in message
+    assert not (tmp_path / "run").exists()
+    weights.write_text("cat,1\ndog,3\n")
+    code, output = train_here(tmp_path / "run", *RUN, *data, "--class-weights", weights, "--steps", 1)
+    assert code == 0 and "Class weights: cat 1, dog 3" in output
+    recipe = run_directory.read_recipe(tmp_path / "run")
+    assert recipe["class_weights"] == str(weights) and recipe["class_weight_values"] == {"cat": 1.0, "dog": 3.0}
+    weights.write_text("cat,1\ndog,4\n")
+    message, _ = train_here(tmp_path / "run", *RUN, *data, "--class-weights", weights)
+    assert "class_weight_values: {'cat': 1.0, 'dog': 3.0} there, {'cat': 1.0, 'dog': 4.0} asked for" in message

@@ -17,6 +17,7 @@ from programs import ROOT
 from small_training import largest_difference, weights_after
 from tiny_network import FLAGS
 
+from na_keras.data.digits import digits
 from run_files.checkpoints import newest_first
 
 # Added to the page's commands, for speed and to see that steps are done.
@@ -33,7 +34,10 @@ def test_two_machines_equal_one_device(tmp_path):
         processes.append(subprocess.Popen(command, cwd=ROOT, env=environment))
     assert [process.wait(timeout=300) for process in processes] == [0, 0]
     one_device, _ = weights_after(tf.distribute.get_strategy(), 20, 1)
+    labels = [int(example["label"]) for example in digits("validation").examples(None)]
     for index in range(2):
+        # Both know of every image of the evaluation, in the stored order.
+        np.testing.assert_array_equal(np.load(tmp_path / f"{index}.npy"), labels)
         with np.load(tmp_path / f"{index}.npz") as weights:
             # Order of summation only, as with two replicas of one machine.
             assert largest_difference(list(weights.values()), one_device) < 1e-5

@@ -238,6 +238,26 @@ def test_example_sums_count_top_1_and_top_5():
     assert compiled.means(sums, 6) == {"loss": 2.0, "top1": pytest.approx(1 / 3), "top5": pytest.approx(2 / 3)}
 
 
+def test_class_weights_are_those_of_kerass_fit():
+    """One step of plain gradient descent; and an example of two classes weighs what both do, by their shares."""
+    weights, rate = np.random.default_rng(0).uniform(0.2, 3, 10).astype("float32"), 0.5
+    images = np.random.default_rng(1).uniform(0, 255, (BATCH, 32, 32, 3)).astype("float32")
+    labels = np.arange(BATCH) % 10
+    trained, fitted = small_network(False), small_network(False)
+    recipe = dataclasses.replace(DEMO, batch_size=BATCH, momentum=0.0, weight_decay=0.0)
+    optimizer = optimization.make_optimizer(recipe, rate, trained.trainable_variables)
+    options = {"class_weights": tf.constant(weights)}
+    train = compiled.make_train_steps(tf.distribute.get_strategy(), trained, optimizer, recipe, **options)
+    batch = tf.constant(images), tf.constant(labels, tf.int64), tf.ones(BATCH)
+    sums = train(iter(tf.data.Dataset.from_tensors(batch)), tf.constant(1), compiled.NO_SUMS, GO_ON)["sums"].numpy()
+    fitted.compile(keras.optimizers.SGD(rate), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    loss = fitted.train_on_batch(images, labels, class_weight=dict(enumerate(weights)))
+    assert sums[0] / BATCH == pytest.approx(float(loss), rel=1e-5) and sums[-1] == BATCH
+    assert largest_difference(trained.get_weights(), fitted.get_weights()) < 1e-6
+    mixed = compiled.class_weights_of(tf.constant([[0.25, 0.0, 0.75], [0.0, 1.0, 0.0]]), tf.constant([1.0, 2.0, 3.0]))
+    np.testing.assert_allclose(mixed, [2.5, 2.0])
+
+
 def test_schedule_warms_up_and_ends_at_zero():
     schedule = optimization.make_schedule(dataclasses.replace(DEMO, epochs=10, warmup_epochs=2, learning_rate=0.5), 100)
     rates = [float(schedule(step)) for step in (0, 100, 200, 600, 1000)]

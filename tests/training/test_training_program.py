@@ -18,6 +18,7 @@ from programs import ROOT, error_of, run
 from tiny_network import FLAGS, tiny, train_here
 
 import evaluate
+import plots
 import recipes
 import train
 from na_keras.model_files import load_model
@@ -53,6 +54,13 @@ def rows_of(directory):
         return list(csv.DictReader(file))
 
 
+def tags_of(log):
+    """Names of the points in one of TensorBoard's folders."""
+    (events,) = log.iterdir()
+    records = [tf.compat.v1.Event.FromString(record.numpy()) for record in tf.data.TFRecordDataset(str(events))]
+    return {value.tag for record in records for value in record.summary.value}
+
+
 def test_a_run_leaves_everything_in_its_directory(finished):
     directory, output = finished
     assert "2 replica(s), global batch 64" in output and "Finished 2 epochs" in output
@@ -64,13 +72,10 @@ def test_a_run_leaves_everything_in_its_directory(finished):
     assert [row["epoch"] for row in rows_of(directory)] == ["1", "2"]
     assert (directory / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert [path.name for path in newest_first(directory / "checkpoints")] == ["step-00000044", "step-00000040"]
-    (events,) = (directory / "tensorboard").iterdir()
-    tags = {
-        value.tag
-        for record in tf.data.TFRecordDataset(str(events))
-        for value in tf.compat.v1.Event.FromString(record.numpy()).summary.value
-    }
-    assert {"loss", "validation_top1", "learning_rate", "images_per_second", "input_wait_milliseconds"} <= tags
+    training, validation = (tags_of(directory / "tensorboard" / name) for name in ("training", "validation"))
+    assert {"learning_rate", "images_per_second", "input_wait_milliseconds"} <= training
+    # TensorBoard draws what has the same name in two logs on one chart.
+    assert training & validation == {"loss", "top1", "top5"} and validation - training == {"mean_class_accuracy"}
     with (directory / "speed.csv").open(newline="") as file:
         speeds = list(csv.DictReader(file))
     assert [row["epoch"] for row in speeds] == ["1", "2"]
@@ -82,7 +87,7 @@ def test_a_run_leaves_everything_in_its_directory(finished):
     assert load_model(directory / "model.keras").name == "tiny"
 
 
-def test_evaluate_prints_the_last_line_of_the_history(finished):
+def test_evaluate_prints_the_last_line_of_the_history(finished, tmp_path):
     directory, _ = finished
     last = rows_of(directory)[-1]
     # Whatever backend this machine prefers.
@@ -94,7 +99,13 @@ def test_evaluate_prints_the_last_line_of_the_history(finished):
     newest, before = newest_first(directory / "checkpoints")
     loss = evaluate.main(["--model", str(directory)])["loss"]
     assert loss == pytest.approx(float(last["validation_loss"]), rel=1e-5)  # another batch size
-    assert evaluate.main(["--model", str(newest)])["loss"] == loss != evaluate.main(["--model", str(before)])["loss"]
+    again = evaluate.main(["--model", str(newest), "--output", str(tmp_path / "looked_at"), "--mistakes", "3"])
+    assert again["loss"] == loss != evaluate.main(["--model", str(before)])["loss"]
+    # The run wrote the same when it ended, of more mistakes.
+    for name, lines in (("per_class.csv", 11), ("confusion_matrix.csv", 11), ("mistakes.csv", 4)):
+        folders = directory / "evaluation", tmp_path / "looked_at"
+        end, now = ((folder / name).read_text().splitlines() for folder in folders)
+        assert len(now) == lines and [line[:8] for line in now] == [line[:8] for line in end[:lines]]
 
 
 def test_a_finished_run_is_refused_and_kept(finished):
@@ -251,11 +262,17 @@ def test_what_decides_a_batch_norm_must_be_the_same_on_resume(tmp_path):
         run_directory.check(tmp_path / "labels.txt", decided)
 
 
-def test_a_history_of_an_older_version_gets_the_new_column(tmp_path):
+def test_a_history_of_an_older_version_gets_the_new_columns(tmp_path):
     (tmp_path / "history.csv").write_text("epoch,loss\n1,2.5\n")
     rows = run_directory.read_history(tmp_path, 1)
-    run_directory.write_history(tmp_path, [*rows, {"epoch": 2, "loss": 1.5, "examples": 64}])
-    assert (tmp_path / "history.csv").read_text() == "epoch,loss,examples\n1,2.5,\n2,1.5,64\n"
+    new = {"epoch": 2, "loss": 1.5, "validation_mean_class_accuracy": 0.5, "examples": 64}
+    run_directory.write_history(tmp_path, [*rows, new])
+    lines = ["epoch,loss,validation_mean_class_accuracy,examples", "1,2.5,,", "2,1.5,0.5,64"]
+    assert (tmp_path / "history.csv").read_text().splitlines() == lines
+    rows = run_directory.read_history(tmp_path, 2)
+    axes = plots.new_figure(4, 4).subplots()
+    plots.draw_curves(axes, {"mean": (rows, "validation_mean_class_accuracy")}, None, "%")
+    assert [list(line) for line in axes.lines[0].get_data()] == [[2], [0.5]]
 
 
 def test_a_folder_that_holds_something_else_is_refused_and_kept(tmp_path):

@@ -191,6 +191,7 @@ NO_EFFECT = [
     ("resnet50-paper", {"no_weight_decay": ("bias$",), "weight_decay": 0.0}, "no-weight-decay", "--weight-decay"),
     ("resnet50-paper", {"where": "bn$", "attention": "none"}, "where", "--attention"),
     ("resnet50-paper", {"preserve": True, "attention": "none"}, "preserve", "--attention"),
+    ("digits-demo", {"patience": 3}, "patience", "--keep-best"),  # which metric it waits for
 ]
 
 
@@ -200,10 +201,10 @@ def test_a_flag_without_effect_is_refused_and_says_what_it_needs(name, given, fl
     with pytest.raises(ValueError, match=f"^--{flag} has no effect without {needed}. Add that, or leave --{flag} out"):
         recipes.check_effects(recipe, given)
     # Following the advice, either way.
+    examples = {"attention": "na", "freeze": "bn", "train-only": "bn", "freeze-trunk": True, "keep-best": "top1"}
     recipes.check_effects(recipe, set(given) - {flag.replace("-", "_")})
     for advice in needed.split(" or "):
         other, _, value = advice.removeprefix("--").partition("=")
-        examples = {"attention": "na", "freeze": "bn", "train-only": "bn", "freeze-trunk": True}
         followed = {**given, other.replace("-", "_"): value or examples.get(other, 0.1)}
         recipes.check_effects(recipes.get_recipe(name, **followed), followed)
 

@@ -14,13 +14,14 @@ import tensorflow as tf
 
 import plots
 import recipes
-from engine import evaluation, steps, strategies
+from engine import class_weights, evaluation, steps, strategies
 from engine.report import Report
 from engine.training_state import TrainingState, copy_weights, make_model
 from na_keras.data import pipeline
 from na_keras.data.source import Source
 from na_keras.files import replace_file
-from run_files import checkpoints, run_directory
+from run_files import checkpoints, evaluation_files, run_directory
+from run_files.best_epoch import best_epoch, is_finished
 from run_files.data_record import DataRecord
 
 
@@ -129,7 +130,7 @@ class Outcome:
         rows: of history.csv, one per finished epoch.
         step: steps done since the run's beginning.
         signal: the one that interrupted the run, or None.
-        finished: whether the recipe's last epoch is done.
+        finished: whether the recipe's last epoch is done, or its patience is over.
     """
 
     rows: list[dict]
@@ -167,11 +168,14 @@ class Loop:
         if self.record:
             self.epochs.shift = self.record.shift
         self.folder = self.directory / run_directory.CHECKPOINTS
+        weights = class_weights.resolve(recipe.class_weights, self.training, self.record)
+        self.class_weights = None if weights is None else tf.constant(weights)
         self.train_steps = None  # `begin` makes it
         predict = lambda images: state.evaluated_model(images, training=False)  # noqa: E731
         self.evaluate_steps = steps.make_evaluate_steps(self.strategy, predict)
         self.report = Report(self.directory, recipe, self.classes, self.epochs, state.schedule, self.chief)
         self.rows = []
+        self.answers = None  # to the validation images after the last of these epochs, if this process asked
         self.interruption = None
         self.stopped = False  # on all machines alike
 
@@ -187,11 +191,24 @@ class Loop:
         state = self.state
         if state.freezing.begin(epoch) or self.train_steps is None:
             options = {"loss_scale": state.loss_scale, "averaged": state.averaged, "xla": self.execution.xla}
+            options["class_weights"] = self.class_weights
             self.train_steps = steps.make_train_steps(
                 self.strategy, state.model, state.optimizer, self.recipe, **options
             )
             if state.freezing.unfrozen:
                 print("Everything is trained from here on.", flush=True)
+
+    @property
+    def finished(self):
+        """Whether the last epoch is done and evaluated."""
+        return is_finished(self.rows, self.recipe)
+
+    @functools.cached_property
+    def saved_network(self):
+        """The network that is saved: of one device, ending in a softmax. Its weights are any."""
+        recipe, state = self.recipe, self.state
+        size = recipe.resolved_evaluation_size
+        return make_model(recipe, self.classes, False, size, state.precision, activation="softmax")
 
     def restore(self):
         """Continues from the newest checkpoint, if there is one; whether its epoch's evaluation is still to be done."""
@@ -263,6 +280,13 @@ class Loop:
         self.stopped = self.interruption.signal is not None if self.alone else bool(result["stop"] > 0)
         self.report.after_call(step + count, count, result["sums"], float(result["waited"]))
 
+    def evaluate(self):
+        """Answers of the network as it is to the validation images; all machines together."""
+        strategies.copy_from_first(self.strategy, self.state.evaluated_model.non_trainable_variables)
+        options = evaluation_options(self.recipe)
+        self.answers = evaluation.evaluate(self.strategy, self.evaluate_steps, self.validation, **options)
+        return self.answers
+
     def end_epoch(self, step):
         """Evaluates after the last step of an epoch, and writes the epoch's row of the history."""
         recipe, state = self.recipe, self.state
@@ -271,40 +295,45 @@ class Loop:
             raise evaluation.UnreadableImageError(
                 f"{self.training.name}: no image of this epoch can be opened and decoded"
             )
-        strategies.copy_from_first(self.strategy, state.evaluated_model.non_trainable_variables)
-        validated, count = evaluation.evaluate(
-            self.strategy, self.evaluate_steps, self.validation, **evaluation_options(recipe)
-        )
+        answers = self.evaluate()
         # The rate of the epoch's last step: the schedule's argument counts finished steps.
         rate = float(state.schedule(step - 1))
         row = {"epoch": self.epochs.position(step)[0], "step": step, "learning_rate": rate}
-        row |= steps.means(sums, self.classes) | {f"validation_{name}": value for name, value in validated.items()}
+        row |= steps.means(sums, self.classes) | {f"validation_{name}": value for name, value in answers.means.items()}
         row["examples"] = int(sums[-1])
         self.rows.append(row)
         if self.chief:
             # Before the checkpoint: a run killed between the two evaluates again and writes the same row again.
             run_directory.write_history(self.directory, self.rows)
+            # After the row and before the checkpoint, for the same reason.
+            if recipe.keep_best and best_epoch(self.rows, recipe.keep_best) is row:
+                save_network(state.evaluated_model, self.saved_network, self.directory / run_directory.BEST)
         overflows = int(state.loss_scale.overflows.numpy()) if state.loss_scale else 0
         skipped = {
             "training": self.epochs.steps * recipe.batch_size - row["examples"],
-            "held-out": self.validation.count - count,
+            "held-out": self.validation.count - answers.count,
         }
-        self.report.end_epoch(row, validated, count, skipped, overflows)
+        self.report.end_epoch(row, answers, skipped, overflows)
         state.partial_sums.assign(steps.NO_SUMS)
         self.save(step)
 
     def write_results(self):
-        """The curves of what there is; and of a finished run the network, last of all: its file says "finished"."""
+        """The curves of what there is; and of a finished run what its network answered, and the network, last of all:
+        its file says "finished".
+        """
         recipe, directory = self.recipe, self.directory
         if self.rows:
             title = f"{recipe.model}, attention {recipe.attention}, {recipe.dataset}"
-            plots.save(plots.history_curves(self.rows, title, recipe.loss), directory / run_directory.CURVES)
-        if len(self.rows) == recipe.epochs:
-            save_network(recipe, self.state, self.classes, directory)
+            loss = plots.training_loss(dataclasses.asdict(recipe))
+            plots.save(plots.history_curves(self.rows, title, loss), directory / run_directory.CURVES)
+        if self.finished:
+            pixels = recipe.evaluation_resize, recipe.resolved_evaluation_size, recipe.exif_orientation
+            evaluation_files.write(directory / run_directory.EVALUATION, self.answers, self.validation, pixels)
+            save_network(self.state.evaluated_model, self.saved_network, directory / run_directory.MODEL)
 
 
 def train(recipe, state, directory, strategy, sources, execution, record=None):
-    """Trains to the recipe's last epoch, from the newest checkpoint in `directory` if there is one.
+    """Trains to the run's last epoch, from the newest checkpoint in `directory` if there is one.
 
     Args:
         recipe: Recipe.
@@ -331,20 +360,20 @@ def train(recipe, state, directory, strategy, sources, execution, record=None):
         if unevaluated:
             state.freezing.begin(loop.epochs.position(step - 1)[0])
             loop.end_epoch(step)
-        while step < stop and not loop.stopped:
+        while step < stop and not loop.stopped and not loop.finished:
             step = loop.train_epoch(step, stop)
             if loop.epochs.position(step)[1] == 0 and not loop.stopped:
                 loop.end_epoch(step)
+    if loop.finished and loop.answers is None:  # of a run that was killed before it wrote its results
+        loop.evaluate()
     if loop.chief:
         loop.write_results()
     strategies.total(strategy, 0)  # no machine leaves before the chief is done
     received = loop.interruption.signal or (signal.SIGTERM if loop.stopped else None)
-    return Outcome(loop.rows, step, received, finished=len(loop.rows) == recipe.epochs)
+    return Outcome(loop.rows, step, received, loop.finished)
 
 
-def save_network(recipe, state, classes, directory):
-    """Writes model.keras: the trained weights in a network of one device that ends in a softmax."""
-    size = recipe.resolved_evaluation_size
-    network = make_model(recipe, classes, False, size, state.precision, activation="softmax")
-    copy_weights(state.evaluated_model, network)
-    replace_file(directory / run_directory.MODEL, network.save)
+def save_network(trained, network, path):
+    """Writes a network, another of the same recipe, with the trained weights."""
+    copy_weights(trained, network)
+    replace_file(path, network.save)

@@ -1,10 +1,12 @@
 """How training goes, for a person: progress on the terminal, points in TensorBoard, rows in speed.csv."""
 
+import dataclasses
 import time
 
 import numpy as np
 import tensorflow as tf
 
+import plots
 import progress
 from engine import evaluation, steps
 from run_files import run_directory
@@ -31,8 +33,13 @@ class Report:
         # In this epoch: steps, seconds, seconds of them waiting for input; and the same of the call that compiled.
         self.spent, self.compiling = np.zeros(3), np.zeros(3)
         self.called = False
-        folder = str(directory / run_directory.TENSORBOARD)
-        self.logs = tf.summary.create_file_writer(folder) if chief else tf.summary.create_noop_writer()
+        # Two logs, because TensorBoard draws what has one name in several logs on one chart.
+        folders = {name: str(directory / run_directory.TENSORBOARD / name) for name in ("training", "validation")}
+        make = tf.summary.create_file_writer if chief else lambda folder: tf.summary.create_noop_writer()
+        self.logs = {name: make(folder) for name, folder in folders.items()}
+        # The validation's is the plain cross-entropy.
+        comparable = plots.training_loss(dataclasses.asdict(recipe)) == plots.CROSS_ENTROPY
+        self.loss_name = "loss" if comparable else "training_loss"
 
     def start_epoch(self, step, total):
         """Before the first step of an epoch, or of what is left of one."""
@@ -59,7 +66,7 @@ class Report:
         self.progress.update(self.epochs.position(step - 1)[1] + 1, shown, count)
         if step // LOG_EVERY > (step - count) // LOG_EVERY:
             values = {f"epoch_so_far/{name}": value for name, value in means.items()}
-            self.write(step, {**values, "learning_rate": float(self.schedule(step - 1)), **self.speed()})
+            self.write("training", step, {**values, "learning_rate": float(self.schedule(step - 1)), **self.speed()})
 
     def speed(self):
         """Images a second and milliseconds a step, whole and split, since the start of the epoch."""
@@ -72,27 +79,29 @@ class Report:
             "compute_milliseconds": 1000 * (seconds - waited) / count,
         }
 
-    def write(self, step, values):
-        """Points in TensorBoard."""
-        with self.logs.as_default(step):
+    def write(self, log, step, values):
+        """Points in TensorBoard, in the log "training" or "validation"."""
+        with self.logs[log].as_default(step):
             for name, value in values.items():
                 tf.summary.scalar(name, value)
-        self.logs.flush()
+        self.logs[log].flush()
 
-    def end_epoch(self, row, validated, count, skipped, overflows):
+    def end_epoch(self, row, answers, skipped, overflows):
         """After the evaluation of an epoch.
 
         Args:
             row: of history.csv.
-            validated, count: what evaluation.evaluate returned.
+            answers: what evaluation.evaluate returned.
             skipped: how many unreadable images were left out, {"training": ..., "held-out": ...}.
             overflows: of the loss scale, since the start.
         """
-        self.write(row["step"], row)
-        print(f"    held out ({count} images): {evaluation.in_words(validated)}", flush=True)
+        trained = {name: row[name] for name in ("learning_rate", "examples", *steps.statistics(self.classes)[1:])}
+        self.write("training", row["step"], {self.loss_name: row["loss"], **trained})
+        self.write("validation", row["step"], answers.means)
+        print(f"    held out ({answers.count} images): {evaluation.in_words(answers.means)}", flush=True)
         if self.spent[0]:  # not in a process that came for the evaluation only
             speed = self.speed()
-            self.write(row["step"], speed)
+            self.write("training", row["step"], speed)
             if self.chief:
                 row = {"epoch": row["epoch"], "steps": int(self.spent[0]), **speed}
                 run_directory.append_speed(self.directory, row)

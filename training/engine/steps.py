@@ -13,6 +13,8 @@ from engine import freezing, optimization
 # What a step and an evaluation add up, over examples.
 SUMS = ("loss", "top1", "top5", "examples")
 NO_SUMS = np.zeros(len(SUMS), np.float64)
+# What evaluation keeps of each example. The probability is that of the answer; "examples" is 0 of what does not count.
+RECORD = (*SUMS, "label", "answer", "probability")
 
 BEST = 5  # top-5 says nothing of five classes or fewer, and is left out there
 
@@ -22,11 +24,11 @@ LOSSES = {
 }
 
 
-def example_sums(losses, targets, outputs, sample_weights):
-    """The numbers of `SUMS` over a batch: float32 (4,).
+def example_values(losses, targets, outputs):
+    """The numbers of `SUMS` of each example, float32 (4, examples); labels and answers, int32 (examples,).
 
     Args:
-        losses, sample_weights: (examples,), float32; a weight is 1, or 0 for an example that does not count.
+        losses: (examples,), float32.
         targets: labels (examples,), or shares (examples, classes), of which the largest is the label.
         outputs: logits or probabilities (examples, classes).
     """
@@ -35,13 +37,20 @@ def example_sums(losses, targets, outputs, sample_weights):
     best = tf.math.top_k(outputs, min(BEST, outputs.shape[-1])).indices
     hits = tf.cast(best == labels[:, None], tf.float32)  # (examples, 5)
     values = tf.stack([losses, hits[:, 0], tf.reduce_sum(hits, axis=1), tf.ones_like(losses)])
-    return tf.reduce_sum(values * sample_weights, axis=1)
+    return values, labels, best[:, 0]
+
+
+def example_sums(losses, targets, outputs, sample_weights):
+    """The numbers of `SUMS` over a batch, float32 (4,): sample weights, float32 (examples,), are 1, or 0 for an example
+    that does not count. The other arguments are those of `example_values`.
+    """
+    return tf.reduce_sum(example_values(losses, targets, outputs)[0] * sample_weights, axis=1)
 
 
 def example_losses(
     targets, outputs, loss="cross_entropy", *, label_smoothing=0.0, target_threshold=None, from_logits=True
 ):
-    """The loss of each example: float32 (examples,). Arguments as in `example_sums` and recipes.Recipe.
+    """The loss of each example: float32 (examples,). Arguments as in `example_values` and recipes.Recipe.
 
     Targets are smoothed first, label_smoothing / classes for a class that is not there under either loss, and compared
     with the threshold afterwards, as in timm (timm/loss/binary_cross_entropy.py). Keras' own smoothing gives such a
@@ -64,6 +73,18 @@ def recipe_losses(recipe, targets, logits):
     threshold = recipe.target_threshold if recipe.loss == "binary_cross_entropy" else None
     options = {"label_smoothing": recipe.label_smoothing, "target_threshold": threshold}
     return example_losses(targets, logits, recipe.loss, **options)
+
+
+def class_weights_of(targets, class_weights):
+    """The weight of each example's class; of shares, of all its classes by their shares: float32 (examples,).
+
+    Args:
+        targets: as in `example_values`.
+        class_weights: float32 (classes,).
+    """
+    if targets.shape.rank == 1:
+        return tf.gather(class_weights, targets)
+    return tf.linalg.matvec(targets, class_weights)
 
 
 def repeated(strategy, step):
@@ -117,12 +138,15 @@ class TrainStep:
         recipe: Recipe.
         loss_scale: None, or optimization.LossScale for a float16 network.
         averaged: None, or another such model, whose variables follow as the moving average of the recipe's decay.
+        class_weights: None, or float32 (classes,), which the losses of a class's examples are multiplied by.
         xla: compile the network's forward and backward pass with XLA.
     """
 
-    def __init__(self, strategy, model, optimizer, recipe, *, loss_scale=None, averaged=None, xla=False):
+    def __init__(
+        self, strategy, model, optimizer, recipe, *, loss_scale=None, averaged=None, class_weights=None, xla=False
+    ):
         self.strategy, self.model, self.optimizer, self.recipe = strategy, model, optimizer, recipe
-        self.loss_scale, self.averaged = loss_scale, averaged
+        self.loss_scale, self.averaged, self.class_weights = loss_scale, averaged, class_weights
         self.variables = list(model.trainable_variables)
         self.trainable = [variable.value for variable in self.variables]
         if averaged is not None:
@@ -140,6 +164,8 @@ class TrainStep:
             tape.watch(self.trainable)
             logits = self.model(images, training=True)
             losses = recipe_losses(recipe, targets, logits)
+            if self.class_weights is not None:
+                losses *= class_weights_of(targets, self.class_weights)
             loss = tf.reduce_sum(losses * sample_weights) / recipe.batch_size
             if self.model.losses:  # regularizers: once per step, however many replicas and slices add up
                 loss += tf.add_n(self.model.losses) / (self.strategy.num_replicas_in_sync * recipe.accumulate)
@@ -218,23 +244,39 @@ def make_train_steps(strategy, model, optimizer, recipe, **options):
 
 
 def make_evaluate_steps(strategy, predict, from_logits=True):
-    """`repeated` evaluation of batches of (images, labels, sample weights).
+    """The compiled function that evaluates batches of (images, labels, sample weights), each dealt to all replicas.
 
     Args:
         strategy: tf.distribute.Strategy.
         predict: function of images (examples, height, width, 3) that returns logits or probabilities.
         from_logits: which of them.
+
+    Returns:
+        run(iterator, count), which returns the numbers of `RECORD` of every example of `count` batches, whatever its
+        weight: float32 (count, replicas, examples of a replica, 7), the same on all machines.
     """
+    replicas = tf.range(strategy.num_replicas_in_sync)[:, None, None]
 
     def replica_step(images, labels, sample_weights):
         outputs = predict(images)
         losses = example_losses(labels, outputs, from_logits=from_logits)
-        return example_sums(losses, labels, outputs, sample_weights)
+        values, labels, answers = example_values(losses, labels, outputs)
+        probabilities = tf.nn.softmax(outputs) if from_logits else outputs
+        probabilities = tf.gather(probabilities, answers, axis=1, batch_dims=1)
+        details = [tf.cast(value, tf.float32) for value in (sample_weights, labels, answers, probabilities)]
+        own = tf.stack([*tf.unstack(values)[:-1], *details], axis=1)
+        # Each replica's in its place among zeros: their sum is all of them.
+        return tf.where(replicas == tf.distribute.get_replica_context().replica_id_in_sync_group, own, 0.0)
 
-    def step(batch):
-        return strategy.reduce("SUM", strategy.run(replica_step, args=batch), axis=None), tf.constant(True)
+    @tf.function
+    def run(iterator, count):
+        records = tf.TensorArray(tf.float32, count)
+        for index in tf.range(count):
+            values = strategy.run(replica_step, args=next(iterator))
+            records = records.write(index, strategy.reduce("SUM", values, axis=None))
+        return records.stack()
 
-    return repeated(strategy, step)
+    return run
 
 
 def statistics(classes):

@@ -45,6 +45,8 @@ def split_differences(split, before, now):
         if before.get(key) != now.get(key):
             lines.append(f"{split} {key}: {before.get(key)} there, {now.get(key)} now")
     counts, counts_now = before.get("images_per_class", {}), now.get("images_per_class", {})
+    if not (counts and counts_now):  # those that were counted for class weights are counted once
+        counts = counts_now = {}
     differing = [name for name in {**counts, **counts_now} if counts.get(name, 0) != counts_now.get(name, 0)]
     for name in differing[:SHOWN]:
         lines.append(f"{split} images of {name}: {counts.get(name, 0)} there, {counts_now.get(name, 0)} now")

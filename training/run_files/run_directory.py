@@ -2,7 +2,8 @@
 
 recipe.json        the resolved recipe, replicas, --sync-bn, --precision, --xla, and the SHA-256 of the weights and of
                    the model's file that the run starts from, written before the first step; a resumed run must have
-                   the same, except for recipes.MAY_CHANGE
+                   the same, except for recipes.MAY_CHANGE. `class_weight_values` are the numbers of a file of class
+                   weights
 environment.json   versions, command line, commit, devices, written before the first step, one entry per start
 data.json          what the data is: class names, counts, digests (data_record.py); a resumed run must have the same,
                    unless --accept-data-change is given, which is recorded there
@@ -10,12 +11,17 @@ labels.txt         class names, one a line
 lock               says that a process trains here, as long as it does (run_lock.py)
 history.csv        one row per epoch; holds nothing that depends on the clock, so equal runs have equal files. `loss` is
                    the mean of the recipe's loss, with smoothing and mixing; `validation_loss` is always the plain
-                   cross-entropy. Without top-5 where there are five classes or fewer
+                   cross-entropy, `validation_mean_class_accuracy` the mean of the classes' own accuracies. Without
+                   top-5 where there are five classes or fewer
 speed.csv          one row per epoch and start: images/s, and the milliseconds of a step
 checkpoints/       the two newest checkpoints
-tensorboard/       logs, with learning rate and images/s
+tensorboard/       logs: training/, with learning rate and images/s, and validation/, in which the same quantity has the
+                   same name
 curves.png         the history as a picture
-model.keras        the trained network; its presence says that the run is finished
+best.keras         with --keep-best, the network of the best epoch so far (best_epoch.py)
+evaluation/        of a finished run what its network answers to the validation images: per_class.csv,
+                   confusion_matrix.csv and .png, mistakes.csv and .png (evaluation_files.py)
+model.keras        the trained network, of the last epoch; its presence says that the run is finished
 """
 
 import csv
@@ -35,7 +41,7 @@ from na_keras.files import replace_file, temporary_path
 
 RECIPE, ENVIRONMENT, LABELS, HISTORY = "recipe.json", "environment.json", "labels.txt", "history.csv"
 CURVES, MODEL, CHECKPOINTS, TENSORBOARD = "curves.png", "model.keras", "checkpoints", "tensorboard"
-SPEED, DATA, LOCK = "speed.csv", "data.json", "lock"
+SPEED, DATA, LOCK, BEST, EVALUATION = "speed.csv", "data.json", "lock", "best.keras", "evaluation"
 # What a recipe.json means that was written before it held these.
 BEFORE = json.loads(json.dumps({**recipes.BEFORE, "precision": "float32", "xla": False}))
 PACKAGES = ("na-keras", "keras", "tensorflow", "numpy", "tensorflow-datasets")
