@@ -86,7 +86,20 @@ class Recipe:
     model_options: dict = setting(NETWORK, "further arguments of the network's builder, as in '{\"alpha\": 0.35}'", {})
     seed: int = setting(NETWORK, "decides initial weights, order and augmentation", 0, limits=SEEDS)
 
-    dataset: str = setting(DATA, '"digits", "folder" (image files), or a dataset that TFDS has prepared')
+    dataset: str = setting(
+        DATA,
+        '"digits", "folder" (image files), "csv" (image files with labels in a table), or a dataset that TFDS has '
+        "prepared",
+    )
+    train_split: str | None = setting(
+        DATA, 'training images of a TFDS dataset, in its syntax: "train[:80%]", "train+validation"', None
+    )
+    validation_split: str | None = setting(
+        DATA,
+        "validation images: of a TFDS dataset in its syntax; of image files without validation images the share of the "
+        "training images to hold out, such as 0.2, the same images whatever the seed",
+        None,
+    )
     size: int = setting(DATA, "pixels of the training images' sides", limits=(32, None))
     evaluation_resize: int = setting(
         DATA,
@@ -184,6 +197,11 @@ class Recipe:
 
         fields = ("model", "attention", "weights", "where", "preserve", "pixels")
         return Network(**{name: getattr(self, name) for name in fields}, options=self.model_options)
+
+    @property
+    def splits(self):
+        """What na_keras.data.load_source takes of it."""
+        return {"train_split": self.train_split, "validation_split": self.validation_split}
 
     @property
     def mix(self):
