@@ -10,6 +10,8 @@ decoded. The exit status is 1 if there is one.
 
 import sys
 
+import recipe_fields
+import recipes
 import terminal
 
 
@@ -25,7 +27,7 @@ def parse_arguments(argv):
         choices=["train", "validation", "test"],
         help="(default: train validation)",
     )
-    terminal.add_split_flags(parser)
+    recipe_fields.add_flags(parser, recipes.Recipe, recipes.SPLITS)
     return parser.parse_args(argv)
 
 
@@ -34,7 +36,7 @@ def main(argv=None):
     terminal.start_tensorflow()
     from na_keras.data import load_source, pipeline
 
-    splits = terminal.given_splits(arguments)
+    splits = recipes.given_splits(arguments)
     try:
         sources = [load_source(arguments.dataset, split, arguments.data_dir, **splits) for split in arguments.split]
     except (ValueError, OSError) as error:

@@ -15,6 +15,8 @@ where there are five classes or fewer.
 
 import sys
 
+import recipe_fields
+import recipes
 import terminal
 
 
@@ -47,7 +49,7 @@ def parse_arguments(argv):
     parser.add_argument(
         "--batch-size", type=terminal.at_least_one, default=64, help="images per step (default: %(default)s)"
     )
-    terminal.add_split_flags(parser)
+    recipe_fields.add_flags(parser, recipes.Recipe, recipes.SPLITS)
     return parser.parse_args(argv)
 
 
@@ -69,7 +71,7 @@ def open_both(arguments):
             f"Nothing beside {arguments.model} says how it was trained: give --dataset and --resize. "
             f"Known so far: --dataset={dataset} --resize={resize}"
         )
-    splits = {**(network.splits if arguments.dataset is None else {}), **terminal.given_splits(arguments)}
+    splits = {**(network.splits if arguments.dataset is None else {}), **recipes.given_splits(arguments)}
     try:
         source = load_source(dataset, arguments.split, arguments.data_dir, network.class_names, **splits)
     except FileNotFoundError as error:
@@ -96,7 +98,7 @@ def other_images(arguments, network, source):
     places = (network.path, *network.path.parents[:2])
     directory = next((place for place in places if (place / run_directory.DATA).exists()), None)
     divided = network.splits.get("validation_split") and arguments.dataset is None
-    if directory is None or not divided or terminal.given_splits(arguments) or arguments.split == "test":
+    if directory is None or not divided or recipes.given_splits(arguments) or arguments.split == "test":
         return []
     split = {"train": "training", "validation": "validation"}[arguments.split]
     return [f"WARNING: not the run's images: {x}" for x in data_record.changes_of_split(directory, split, source)]

@@ -38,6 +38,7 @@ def check_pattern(text):
 NETWORK, DATA, AUGMENTATION = "network", "data", "augmentation of the training images"
 SCHEDULE, OPTIMIZER, LOSS = "learning rate and duration", "optimizer", "loss"
 SEEDS = (0, 2**31 - 1)
+SPLITS = ("train_split", "validation_split")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -201,7 +202,7 @@ class Recipe:
     @property
     def splits(self):
         """What na_keras.data.load_source takes of it."""
-        return {"train_split": self.train_split, "validation_split": self.validation_split}
+        return {name: getattr(self, name) for name in SPLITS}
 
     @property
     def mix(self):
@@ -301,6 +302,11 @@ RECIPES = {
         rand_augment=6.0,  # "rand-m6-mstd0.5-inc1"
     ),
 }
+
+
+def given_splits(arguments):
+    """The splits that a command line names, as na_keras.data.load_source takes them."""
+    return {name: getattr(arguments, name) for name in SPLITS if getattr(arguments, name) is not None}
 
 
 def get_recipe(name, **overrides):

@@ -13,10 +13,7 @@ import re
 import sys
 import tempfile
 
-import recipe_fields
 import recipes
-
-SPLITS = ("train_split", "validation_split")  # fields of a recipe
 
 # 2: neither information nor warnings of TensorFlow's C++ part. Whoever has set the variable keeps it.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -67,16 +64,6 @@ def name_ending_in(ending):
 def add_pixels_flag(parser):
     """What pixels mean to the network of a file."""
     parser.add_argument("--pixels", choices=recipes.PIXELS, help="what they mean to a file that does not show it")
-
-
-def add_split_flags(parser):
-    """Which images are for training and which for validation, as a recipe says it."""
-    recipe_fields.add_flags(parser, recipes.Recipe, SPLITS)
-
-
-def given_splits(arguments):
-    """The splits that were given, as load_source takes them."""
-    return {name: getattr(arguments, name) for name in SPLITS if getattr(arguments, name) is not None}
 
 
 def add_import_flag(parser):

@@ -6,6 +6,7 @@ epoch after epoch as training/train.py sees them, and `steps_per_epoch` says whe
 """
 
 import itertools
+import math
 
 import tensorflow as tf
 
@@ -34,13 +35,15 @@ def endless_batches(source, *, seed, first_epoch, **options):
     return dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
 
 
-def even_batch_size(count, largest):
-    """The largest batch size up to `largest` whose last batch is at least half full.
+def even_batch_size(count, batch_size):
+    """A batch size up to the one that is asked for whose last batch is at least half full.
 
-    Keras deals each batch to all replicas, and a last batch of one image would leave some without any, which fails.
+    Keras deals each batch to all replicas. It fails where one of them gets nothing, as of a last batch of one image, and
+    where the first batch does not part evenly: sizes are multiples of 8, as far as what is asked for is one.
     """
-    sizes = range(min(largest, count), 0, -1)
-    return next(size for size in sizes if count % size == 0 or 2 * (count % size) >= size)
+    step = math.gcd(batch_size, 8)
+    sizes = range(min(batch_size, count // step * step), 0, -step)
+    return next((size for size in sizes if count % size == 0 or 2 * (count % size) >= size), batch_size)
 
 
 def exact_batches(source, *, batch_size, **options):
