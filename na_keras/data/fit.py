@@ -6,7 +6,6 @@ epoch after epoch as training/train.py sees them, and `steps_per_epoch` says whe
 """
 
 import itertools
-import math
 
 import tensorflow as tf
 
@@ -38,12 +37,13 @@ def endless_batches(source, *, seed, first_epoch, **options):
 def even_batch_size(count, batch_size):
     """A batch size up to the one that is asked for whose last batch is at least half full.
 
-    Keras deals each batch to all replicas. It fails where one of them gets nothing, as of a last batch of one image, and
-    where the first batch does not part evenly: sizes are multiples of 8, as far as what is asked for is one.
+    Keras deals each batch to all replicas. It fails where one of them gets nothing, as of a last batch of one image,
+    and where the first batch does not part evenly: sizes are multiples of 8, or else of 4 or 2, as far as what is asked
+    for is one.
     """
-    step = math.gcd(batch_size, 8)
-    sizes = range(min(batch_size, count // step * step), 0, -step)
-    return next((size for size in sizes if count % size == 0 or 2 * (count % size) >= size), batch_size)
+    steps = [step for step in (8, 4, 2, 1) if batch_size % step == 0]
+    sizes = (size for step in steps for size in range(min(batch_size, count // step * step), 0, -step))
+    return next(size for size in sizes if count % size == 0 or 2 * (count % size) >= size)
 
 
 def exact_batches(source, *, batch_size, **options):
