@@ -60,6 +60,7 @@ def choose_labels(path, recorded, classes):
 
 def choose_samples(arguments, recipe, resize, size):
     """Representative images for the quantized kinds: of --sample-images, or of the run's dataset."""
+    from na_keras.data import recorded_splits
     from na_keras.deploy import calibration
 
     if arguments.sample_images is not None:
@@ -68,7 +69,7 @@ def choose_samples(arguments, recipe, resize, size):
         print(
             f"The ranges of quantized files come from {arguments.sample_count} training images of {recipe['dataset']}"
         )
-        examples = calibration.from_dataset(recipe["dataset"], arguments.data_dir)
+        examples = calibration.from_dataset(recipe["dataset"], arguments.data_dir, **recorded_splits(recipe))
     else:
         raise ValueError(
             "Quantized TFLite files need some hundred images like those that the network will see: give "

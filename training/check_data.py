@@ -1,6 +1,7 @@
 """Says what a folder of images holds, and decodes every file of it, so that none stops a run later.
 
     python training/check_data.py --data-dir photographs/
+    python training/check_data.py --data-dir photographs/ --validation-split 0.2
     python training/check_data.py --dataset imagenet2012 --data-dir /data --split train
 
 Prints the classes and counts of each split and what is ignored, then a line for each file that cannot be opened or
@@ -9,13 +10,15 @@ decoded. The exit status is 1 if there is one.
 
 import sys
 
+import recipe_fields
+import recipes
 import terminal
 
 
 def parse_arguments(argv):
     parser = terminal.make_parser(__doc__)
     add = parser.add_argument
-    add("--dataset", default="folder", help="digits, folder or a dataset that TFDS has prepared (default: %(default)s)")
+    add("--dataset", default="folder", help="digits, folder, csv or a dataset of TFDS (default: %(default)s)")
     add("--data-dir", type=terminal.folder, help="where the data lies")
     add(
         "--split",
@@ -24,6 +27,7 @@ def parse_arguments(argv):
         choices=["train", "validation", "test"],
         help="(default: train validation)",
     )
+    recipe_fields.add_flags(parser, recipes.Recipe, recipes.SPLITS)
     return parser.parse_args(argv)
 
 
@@ -32,8 +36,9 @@ def main(argv=None):
     terminal.start_tensorflow()
     from na_keras.data import load_source, pipeline
 
+    splits = recipes.given_splits(arguments)
     try:
-        sources = [load_source(arguments.dataset, split, arguments.data_dir) for split in arguments.split]
+        sources = [load_source(arguments.dataset, split, arguments.data_dir, **splits) for split in arguments.split]
     except (ValueError, OSError) as error:
         sys.exit(f"check_data.py: {error}")
     bad = 0

@@ -16,6 +16,8 @@ where there are five classes or fewer. --output DIR writes what one looks at: pe
 
 import sys
 
+import recipe_fields
+import recipes
 import terminal
 
 
@@ -31,7 +33,7 @@ def parse_arguments(argv):
     parser.add_argument("--size", type=terminal.at_least_one, help="pixels of the sides, of a network's name (224)")
     terminal.add_pixels_flag(parser)
     terminal.add_import_flag(parser)
-    parser.add_argument("--dataset", help="instead of the run's")
+    parser.add_argument("--dataset", help="instead of the run's; then the run's splits do not count either")
     parser.add_argument("--data-dir", type=terminal.folder, help="where the dataset lies")
     parser.add_argument(
         "--split",
@@ -58,6 +60,7 @@ def parse_arguments(argv):
     parser.add_argument(
         "--mistakes", type=terminal.at_least_one, metavar="N", help="how many of the worst mistakes are written (40)"
     )
+    recipe_fields.add_flags(parser, recipes.Recipe, recipes.SPLITS)
     arguments = parser.parse_args(argv)
     if arguments.mistakes and not arguments.output:
         parser.error("--mistakes says how many are written: give --output DIR, or leave it out")
@@ -82,14 +85,17 @@ def open_both(arguments):
             f"Nothing beside {arguments.model} says how it was trained: give --dataset and --resize. "
             f"Known so far: --dataset={dataset} --resize={resize}"
         )
+    splits = {**(network.splits if arguments.dataset is None else {}), **recipes.given_splits(arguments)}
     try:
-        source = load_source(dataset, arguments.split, arguments.data_dir, network.class_names)
+        source = load_source(dataset, arguments.split, arguments.data_dir, network.class_names, **splits)
     except FileNotFoundError as error:
         if network.class_names is not None:
             raise
         raise FileNotFoundError(
             f"{error} Or put labels.txt, the network's class names, one a line, beside {network.path}."
         ) from error
+    if source.multi_label:
+        raise ValueError(f"{source.name} is multi-label, a column for each class: that is not evaluated here yet.")
     if resize < network.size:
         raise ValueError(f"Expected --resize of at least the network's image size {network.size}. Received: {resize}")
     if network.classes != len(source.class_names):
@@ -110,6 +116,21 @@ def show_worst(answers, class_names):
         print(text_table(names, [(c, n, f"{100 * a:.2f} %", f"{w} ({t})") for c, n, a, w, t in rows]))
 
 
+def other_images(arguments, network, source):
+    """Lines that warn if the run had other images in the part of its data that is evaluated: a share that is held out
+    changes with the folder, and may then hold what the network was trained on.
+    """
+    from run_files import data_record, run_directory
+
+    places = (network.path, *network.path.parents[:2])
+    directory = next((place for place in places if (place / run_directory.DATA).exists()), None)
+    divided = network.splits.get("validation_split") and arguments.dataset is None
+    if directory is None or not divided or recipes.given_splits(arguments) or arguments.split == "test":
+        return []
+    split = {"train": "training", "validation": "validation"}[arguments.split]
+    return [f"WARNING: not the run's images: {x}" for x in data_record.changes_of_split(directory, split, source)]
+
+
 def main(argv=None):
     arguments = parse_arguments(argv)
     if arguments.output:
@@ -124,7 +145,7 @@ def main(argv=None):
         network, source, resize = open_both(arguments)
     except (ValueError, OSError, checkpoints.CheckpointError) as error:
         sys.exit(f"evaluate.py: {error}")
-    print(*source.summary, sep="\n", flush=True)
+    print(*source.summary, *other_images(arguments, network, source), sep="\n", flush=True)
     strategy = tf.distribute.get_strategy()
     evaluate_steps = steps.make_evaluate_steps(strategy, network.predict, network.from_logits)
     options = {"batch_size": arguments.batch_size, "resize": resize, "size": network.size}

@@ -97,7 +97,7 @@ def read_images(arguments, size):
     import numpy as np
     import tensorflow as tf
 
-    from na_keras.data import load_source, preprocessing
+    from na_keras.data import load_source, preprocessing, recorded_splits
     from na_keras.model_files import training_record
 
     recipe, class_names = training_record(arguments.named[0][1])
@@ -113,7 +113,8 @@ def read_images(arguments, size):
         dataset = arguments.dataset or recipe.get("dataset")
         if dataset is None:
             raise ValueError(f"There is no recipe.json beside {arguments.named[0][1]}: give --images or --dataset.")
-        source = load_source(dataset, "validation", arguments.data_dir, class_names)
+        splits = recorded_splits(recipe) if dataset == recipe.get("dataset") else {}
+        source = load_source(dataset, "validation", arguments.data_dir, class_names, **splits)
         encoded, labels = zip(*choose_examples(source, arguments.count), strict=True)
         class_names = source.class_names
     try:

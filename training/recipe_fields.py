@@ -164,7 +164,7 @@ def add_flags(parser, recipe_class, names=None):
         title = field.metadata["group"]
         if title not in groups:
             groups[title] = parser.add_argument_group(f"fields of the recipe: {title}")
-        options = {"help": help_text(field)}
+        options = {"help": help_text(field).replace("%", "%%")}
         if field.type in (bool, bool | None):
             options |= {"action": argparse.BooleanOptionalAction, "default": None}
         elif field.type is dict:

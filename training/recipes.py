@@ -42,6 +42,7 @@ NETWORK, DATA, AUGMENTATION = "network", "data", "augmentation of the training i
 SCHEDULE, OPTIMIZER, LOSS = "learning rate and duration", "optimizer", "loss"
 FREEZING, VALIDATION = "what is trained", "what the validation decides"
 SEEDS = (0, 2**31 - 1)
+SPLITS = ("train_split", "validation_split")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,7 +91,20 @@ class Recipe:
     model_options: dict = setting(NETWORK, "further arguments of the network's builder, as in '{\"alpha\": 0.35}'", {})
     seed: int = setting(NETWORK, "decides initial weights, order and augmentation", 0, limits=SEEDS)
 
-    dataset: str = setting(DATA, '"digits", "folder" (image files), or a dataset that TFDS has prepared')
+    dataset: str = setting(
+        DATA,
+        '"digits", "folder" (image files), "csv" (image files with labels in a table), or a dataset that TFDS has '
+        "prepared",
+    )
+    train_split: str | None = setting(
+        DATA, 'training images of a TFDS dataset, in its syntax: "train[:80%]", "train+validation"', None
+    )
+    validation_split: str | None = setting(
+        DATA,
+        "validation images: of a TFDS dataset in its syntax; of image files without validation images the share of the "
+        "training images to hold out, such as 0.2, the same images whatever the seed",
+        None,
+    )
     size: int = setting(DATA, "pixels of the training images' sides", limits=(32, None))
     evaluation_resize: int = setting(
         DATA,
@@ -271,6 +285,11 @@ class Recipe:
         return Network(**{name: getattr(self, name) for name in fields}, options=self.model_options)
 
     @property
+    def splits(self):
+        """What na_keras.data.load_source takes of it."""
+        return {name: getattr(self, name) for name in SPLITS}
+
+    @property
     def mix(self):
         """What pipeline.training_batches takes to mix examples, None for no mixing."""
         return {"mixup": self.mixup, "cutmix": self.cutmix} if self.mixup or self.cutmix else None
@@ -287,6 +306,11 @@ BEFORE = {
 MAY_CHANGE = ("skip_unreadable",)
 
 RECIPES = {name: Recipe(**fields) for name, fields in named_recipes.NAMED.items()}
+
+
+def given_splits(arguments):
+    """The splits that a command line names, as na_keras.data.load_source takes them."""
+    return {name: getattr(arguments, name) for name in SPLITS if getattr(arguments, name) is not None}
 
 
 def get_recipe(name, **overrides):

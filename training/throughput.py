@@ -305,7 +305,7 @@ def main(argv=None):
         if recipe.dataset == "imagenet2012" and arguments.data_dir is None:
             source = photographs()
         else:
-            source = load_source(recipe.dataset, "train", arguments.data_dir)
+            source = load_source(recipe.dataset, "train", arguments.data_dir, **recipe.splits)
         if source.count < recipe.batch_size:
             raise ValueError(f"{source.name} holds {source.count} images, fewer than --batch-size={recipe.batch_size}.")
         if arguments.compare:

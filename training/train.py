@@ -22,7 +22,7 @@ import terminal
 
 # Modules without which a run would fail, some only at its end; by dataset, those of TFDS if it is none of these.
 NEEDED = ("matplotlib", "tensorboard")
-NEEDED_BY_DATASET = {"digits": ("sklearn",), "folder": ()}
+NEEDED_BY_DATASET = {"digits": ("sklearn",), "folder": (), "csv": ()}
 NEEDED_BY_TFDS = ("tensorflow_datasets",)
 
 
@@ -145,7 +145,10 @@ def prepare(arguments, directory, lock):
     recipes.check_effects(recipe, given)
     if arguments.sync_bn and arguments.strategy == "none" and not resumed:
         raise ValueError("--sync-bn has no effect without several replicas: give a --strategy, or leave --sync-bn out.")
-    sources = [load_source(recipe.dataset, split, arguments.data_dir) for split in ("train", "validation")]
+    splits = ("train", "validation")
+    sources = [load_source(recipe.dataset, split, arguments.data_dir, **recipe.splits) for split in splits]
+    if sources[0].multi_label:
+        raise ValueError(f"{sources[0].name} is multi-label, a column for each class: that is not trained here yet.")
     if sources[0].count < recipe.batch_size:
         raise ValueError(f"{sources[0].name} holds {sources[0].count} images, fewer than one --batch-size.")
     record = data_record.check(directory, sources, resumed, arguments.accept_data_change)

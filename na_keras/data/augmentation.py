@@ -225,7 +225,7 @@ def mixed_batch(images, labels, weights, seed, classes, mixup, cutmix):
 
     Args:
         images: uint8 (batch, height, width, 3).
-        labels: int64 (batch,). weights: float32 (batch,).
+        labels: int64 (batch,), or float32 (batch, classes) of 0 and 1. weights: float32 (batch,).
         seed: int tensor (2,).
         classes: number of classes.
         mixup, cutmix: alpha of the Beta distribution of the mixing ratio; 0 leaves a method out,
@@ -236,7 +236,7 @@ def mixed_batch(images, labels, weights, seed, classes, mixup, cutmix):
     """
     count, height, width = tf.shape(images)[0], tf.shape(images)[1], tf.shape(images)[2]
     choice_seed, mixup_seed, cutmix_seed, box_seed = tf.unstack(tf.random.split(seed, 4))
-    pixels, targets = tf.cast(images, tf.float32), tf.one_hot(labels, classes)
+    pixels, targets = tf.cast(images, tf.float32), labels if labels.shape.rank == 2 else tf.one_hot(labels, classes)
     own = tf.ones((count, 1, 1, 1))  # of each pixel, how much is the example's own
     if mixup:
         own = tf.reshape(mixing_ratios(count, mixup, mixup_seed), (-1, 1, 1, 1))

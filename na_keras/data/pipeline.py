@@ -80,7 +80,7 @@ def training_batches(
 
     Returns:
         tf.data.Dataset of (uint8 (portion, size, size, 3), int64 labels (portion,), float32 weights 1 or 0 (portion,)),
-        with portion = batch_size / replicas.
+        with portion = batch_size / replicas; of a multi-label source labels are float32 (portion, classes).
 
     Raises:
         ValueError: fewer examples than one batch.
@@ -130,8 +130,8 @@ def evaluation_batches(
 
     Returns:
         tf.data.Dataset of (uint8 (portion, size, size, 3), int64 labels (portion,), float32 weights 1 or 0
-        (portion,)), with portion = batch_size / replicas. Over all machines the weights add up to `source.count`, less
-        the images that were skipped.
+        (portion,)), with portion = batch_size / replicas; of a multi-label source labels are float32 (portion,
+        classes). Over all machines the weights add up to `source.count`, less the images that were skipped.
     """
     examples, read = source.unread(None)
 
@@ -143,7 +143,8 @@ def evaluation_batches(
     machines, machine = context.num_input_pipelines, context.input_pipeline_id
     own = len(range(machine, source.count, machines))
     missing = -(-source.count // batch_size) * (batch_size // machines) - own
-    filler = tf.data.Dataset.from_tensors((blank, tf.constant(0, tf.int64), 0.0))
+    label = examples.element_spec["label"]
+    filler = tf.data.Dataset.from_tensors((blank, tf.zeros(label.shape, label.dtype), 0.0))
     images = examples.shard(machines, machine).apply(loading(load, blank, skip_unreadable))
     filled = images.concatenate(filler.repeat(missing))
     return filled.batch(batch_size // context.num_replicas_in_sync, drop_remainder=True).prefetch(tf.data.AUTOTUNE)

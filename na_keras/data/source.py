@@ -33,10 +33,12 @@ class Source:
         count: number of examples.
         examples: function of a seed (None: the stored order) that returns a tf.data.Dataset of `count` elements
             {"image": scalar string, an encoded image; "label": int64; "index": int64, the same for the same image
-            under every seed; "name": scalar string, for messages}. Equal seeds give equal orders.
+            under every seed; "name": scalar string, for messages}. Equal seeds give equal orders. With `multi_label`,
+            "label" is float32 (classes,), 1 for each class that the image has and 0 for the others.
         notes: lines for a person who starts a run: how many images each class has, what was ignored.
         details: function without arguments that returns what tells this data from other data besides names and count:
             a dictionary of JSON values, of files their counts and a digest, of TFDS the version.
+        multi_label: whether an image has any number of classes, none too, instead of one.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Source:
     examples: Callable[[int | None], tf.data.Dataset]
     notes: tuple[str, ...] = ()
     details: Callable[[], dict] = dict
+    multi_label: bool = False
 
     @property
     def summary(self):
@@ -58,6 +61,11 @@ class Source:
         return self.examples(seed), lambda example: example
 
 
+def shortened(names):
+    """The first names of a list, for a message."""
+    return f"{', '.join(names[:5])}{' ...' if len(names) > 5 else ''}"
+
+
 def permuted_range(count, seed):
     """0 .. count - 1 in an order that is a pure function of the seed, without holding it in memory; None: sorted."""
     indices = tf.data.Dataset.range(count)
@@ -65,3 +73,23 @@ def permuted_range(count, seed):
         return indices
     pair = tf.constant([seed, count], tf.int64)
     return indices.map(lambda i: tf.random.experimental.index_shuffle(i, seed=pair, max_index=count - 1))
+
+
+def file_examples(paths, labels):
+    """The `examples` of a Source whose images are files.
+
+    Args:
+        paths: bytes, in the stored order.
+        labels: NumPy array of integers, (files,) of one class each, or (files, classes) of 0 and 1.
+    """
+    names, labels = tf.constant(paths), tf.constant(labels)
+    dtype = tf.int64 if labels.shape.rank == 1 else tf.float32
+
+    def entries(seed):
+        entry = lambda i: {"label": tf.cast(labels[i], dtype), "index": i, "name": names[i]}  # noqa: E731
+        return permuted_range(len(paths), seed).map(entry)
+
+    def read(entry):
+        return {**entry, "image": tf.io.read_file(entry["name"])}
+
+    return FileExamples(entries, read)

@@ -44,9 +44,11 @@ def from_folder(folder):
     return mixed.map(lambda name: {"image": tf.io.read_file(name), "name": name})
 
 
-def from_dataset(dataset, data_dir=None):
-    """The images of a dataset's training split, in a mixed order; see na_keras.data.load_source for what it raises."""
-    return load_source(dataset, "train", data_dir).examples(SEED)
+def from_dataset(dataset, data_dir=None, **splits):
+    """The images of a dataset's training split, in a mixed order; see na_keras.data.load_source for `splits` (of a run:
+    na_keras.data.recorded_splits) and for what it raises.
+    """
+    return load_source(dataset, "train", data_dir, **splits).examples(SEED)
 
 
 def representative_images(examples, resize, size, count, exif_orientation=True):

@@ -260,3 +260,42 @@ def test_a_run_goes_on_with_the_class_weights_it_began_with(begun, tmp_path):
     weights.write_text("cat,1\ndog,4\n")
     message, _ = train_here(tmp_path / "run", *RUN, *data, "--class-weights", weights)
     assert "class_weight_values: {'cat': 1.0, 'dog': 3.0} there, {'cat': 1.0, 'dog': 4.0} asked for" in message
+
+
+# --- splits and labels ------------------------------------------------------------------------------------------------
+
+
+def test_a_share_that_is_held_out_is_the_runs_validation_wherever_it_is_evaluated(tmp_path, capsys):
+    for name, count in (("cat", 8), ("dog", 8), ("owl", 1)):
+        for index in range(count):
+            add_image(tmp_path / "data" / name / f"{name}{index}.png")
+    flags = (*RUN, "--epochs", 1, "--validation-split", "0.25")
+    code, output = train_here(tmp_path / "run", *flags, "--data-dir", tmp_path / "data", "--seed", 3)
+    assert code == 0 and "4 of 17 images held out, 0.25 of each class, by name" in output
+    with (tmp_path / "run" / "history.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    record = json.loads((tmp_path / "run" / "data.json").read_text())["splits"]
+    assert record["validation"]["images_per_class"] == {"cat": 2, "dog": 2, "owl": 0}
+    assert record["training"]["images_per_class"] == {"cat": 6, "dog": 6, "owl": 1}
+
+    (tmp_path / "data").rename(tmp_path / "elsewhere")
+    arguments = ["--data-dir", str(tmp_path / "elsewhere"), "--model"]
+    result = evaluate.main([*arguments, str(tmp_path / "run")])
+    assert result["loss"] == pytest.approx(float(row["validation_loss"]), rel=1e-5)
+    output = capsys.readouterr().out
+    assert "held-out part" in output and "over 4 images" in output and "WARNING" not in output
+    # More images than the run had: some that it was trained on may be held out now.
+    for index in range(8):
+        add_image(tmp_path / "elsewhere" / "cat" / f"new{index}.png")
+    evaluate.main([*arguments, str(tmp_path / "run" / "model.keras"), "--split", "train"])
+    output = capsys.readouterr().out
+    assert "training part" in output and "not the run's images: training images of cat: 6 there, 12 now" in output
+
+
+def test_several_labels_an_image_are_refused_on_one_line(tmp_path):
+    add_image(tmp_path / "0.png")
+    for name in ("train", "val"):
+        (tmp_path / f"{name}.csv").write_text("image,cat,dog\n0.png,1,1\n")
+    message, _ = train_here(tmp_path / "run", *FLAGS, "--dataset", "csv", "--data-dir", tmp_path, "--batch-size", 1)
+    assert "train.csv is multi-label, a column for each class: that is not trained here yet" in message
+    assert "\n" not in message and not (tmp_path / "run").exists()

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from engine.training_state import make_model
 from na_keras import model_files
+from na_keras.data import recorded_splits
 from na_keras.model_files import training_record
 from na_keras.networks import Network, Start, build, open_classifier
 from na_keras.pretrained import refresh
@@ -28,6 +29,7 @@ class Trained:
         dataset, resize: what it was trained on, and the shorter side before the crop; None where nothing says so.
         exif_orientation: whether photographs were turned upright for it; yes where nothing says so.
         path: where it was found.
+        splits: of the dataset, as na_keras.data.load_source takes them.
     """
 
     predict: Callable
@@ -39,6 +41,7 @@ class Trained:
     exif_orientation: bool
     path: pathlib.Path
     class_names: list[str] | None = None
+    splits: dict = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         if self.class_names is not None and len(self.class_names) != self.classes:
@@ -69,7 +72,8 @@ def open_keras_file(path, pixels=None):
     pixels = [(recipe or {}).get(key) for key in ("dataset", "evaluation_resize")]
     pixels.append(recipe["exif_orientation"] if recipe else True)
     predict = lambda images: model(images, training=False)  # noqa: E731
-    return Trained(predict, False, model.output_shape[-1], shape[1], *pixels, path, class_names)
+    splits = recorded_splits(recipe or {})
+    return Trained(predict, False, model.output_shape[-1], shape[1], *pixels, path, class_names, splits)
 
 
 def open_checkpoint(directory, path=None):
@@ -97,7 +101,7 @@ def open_checkpoint(directory, path=None):
     refresh(model)
     predict = lambda images: model(images, training=False)  # noqa: E731
     pixels = recipe.dataset, recipe.evaluation_resize, recipe.exif_orientation
-    return Trained(predict, True, classes, recipe.resolved_evaluation_size, *pixels, path, class_names)
+    return Trained(predict, True, classes, recipe.resolved_evaluation_size, *pixels, path, class_names, recipe.splits)
 
 
 def open_saved_model(path):

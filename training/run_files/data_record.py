@@ -14,15 +14,22 @@ import json
 
 from run_files import run_directory
 
+SPLITS = ("training", "validation")
 SHOWN = 5  # of each kind of difference, for a message
+DIGESTS = {  # of a split's details, and what differs where one does
+    "sha256_of_names_and_sizes": "names or sizes",
+    "sha256_of_names_sizes_and_labels": "names, sizes or labels",
+}
+
+
+def describe_split(source):
+    """A split as it is stored."""
+    return json.loads(json.dumps({"images": source.count, **source.details()}))
 
 
 def describe(sources):
     """The data as it is stored. `sources`: (training, validation)."""
-    splits = {
-        name: {"images": source.count, **source.details()}
-        for name, source in zip(("training", "validation"), sources, strict=True)
-    }
+    splits = {name: describe_split(source) for name, source in zip(SPLITS, sources, strict=True)}
     return json.loads(json.dumps({"class_names": sources[0].class_names, "splits": splits}))
 
 
@@ -41,7 +48,7 @@ def class_differences(before, now):
 def split_differences(split, before, now):
     """Lines: numbers of images, and whatever else differs between two descriptions of a split."""
     lines = []
-    for key in sorted({*before, *now} - {"images_per_class", "sha256_of_names_and_sizes"}):
+    for key in sorted({*before, *now} - {"images_per_class", *DIGESTS}):
         if before.get(key) != now.get(key):
             lines.append(f"{split} {key}: {before.get(key)} there, {now.get(key)} now")
     counts, counts_now = before.get("images_per_class", {}), now.get("images_per_class", {})
@@ -52,9 +59,9 @@ def split_differences(split, before, now):
         lines.append(f"{split} images of {name}: {counts.get(name, 0)} there, {counts_now.get(name, 0)} now")
     if len(differing) > SHOWN:
         lines.append(f"{split} images of {len(differing) - SHOWN} more classes")
-    digests = [description.get("sha256_of_names_and_sizes") for description in (before, now)]
-    if not lines and digests[0] != digests[1]:
-        lines.append(f"{split}: as many images, but some files have other names or sizes")
+    for digest, what in DIGESTS.items():
+        if not lines and before.get(digest) != now.get(digest):
+            lines.append(f"{split}: as many images, but some files have other {what}")
     return lines
 
 
@@ -73,6 +80,14 @@ def read(directory):
     if (directory / run_directory.LABELS).exists():
         return {"class_names": (directory / run_directory.LABELS).read_text("utf-8").splitlines()}
     return None
+
+
+def changes_of_split(directory, split, source):
+    """Lines that say how a source differs from what the run in `directory` has recorded of its split of that name; none
+    without a record.
+    """
+    before = (read(directory) or {}).get("splits", {}).get(split)
+    return split_differences(split, before, describe_split(source)) if before else []
 
 
 @dataclasses.dataclass
