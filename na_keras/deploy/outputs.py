@@ -10,7 +10,7 @@ TOP = ("classes", "scores", "labels")  # of the best classes, in a SavedModel
 
 
 def named(outputs):
-    """{name: value} of a model's output or output shape."""
+    """{name: value} of a model's output, symbolic or not."""
     return dict(outputs) if isinstance(outputs, dict) else {ANSWERS[0]: outputs}
 
 
@@ -39,17 +39,18 @@ def check_answer(model, alone=False):
     Raises:
         ValueError: see `answer_name`; or it is not (batch, classes).
     """
-    shapes = named(getattr(model, "output_shape", None))
-    name = answer_name(shapes)
-    shape = shapes[name]
-    if not isinstance(shape, tuple) or any(isinstance(size, tuple) for size in shape):
-        raise ValueError(f"Expected a classifier with one input and one output. Received: outputs {shape}")
+    output = getattr(model, "output", None)  # a model of Python code alone has none
+    outputs = named(output)
+    if any(not keras.backend.is_keras_tensor(tensor) for tensor in outputs.values()):
+        raise ValueError(f"Expected a classifier with one input and one output. Received: {output}")
+    name = answer_name(outputs)
+    shape = tuple(outputs[name].shape)
     if len(shape) != 2 or shape[1] is None:
         raise ValueError(
             f"Expected a classifier that answers (batch, classes). Received: {model.input_shape} to {shape}"
         )
-    if alone and len(shapes) > 1:
-        raise ValueError(f"Expected a classifier with one output, {name}. Received: {', '.join(shapes)}")
+    if alone and len(outputs) > 1:
+        raise ValueError(f"Expected a classifier with one output, {name}. Received: {', '.join(outputs)}")
     return name, shape[1]
 
 

@@ -124,8 +124,13 @@ def own_shape(network):
     return square_side(model, network.name.path), model.output_shape[-1]
 
 
-def open_classifier(path, pixels=None):
+def open_classifier(path, pixels=None, size=None):
     """The classifier of a `.keras` or `.h5` file, from raw images to probabilities: logits get a softmax.
+
+    Args:
+        path: of the file.
+        pixels: what they mean where the file does not show it.
+        size: pixels of the sides where the model leaves them open; None leaves them open.
 
     Raises:
         FileNotFoundError, ValueError: as `load_model`, `image_model` and `endings.ending`.
@@ -136,7 +141,7 @@ def open_classifier(path, pixels=None):
             checked_functional(loaded, READER)
         return loaded
     model, meaning = image_model(path, pixels, loaded)
-    model = with_pixels(model, meaning, None)
+    model = with_pixels(model, meaning, size)
     if ending(model, str(path)) == "logits":
         model, _ = with_ending(model, str(path), "softmax")
     return of_one_tensor(model)
