@@ -5,9 +5,10 @@
     python export/benchmark.py --tflite vanilla=a/1/tflite/model_int8.tflite NA=b/1/tflite/model_int8.tflite
     python export/benchmark.py --saved-model vanilla=a/1 NA=b/1 --batch-size 1 8
 
-The first form builds the library's own networks, with random weights, and exports them as export_model.py does; the
-others take what you have exported. Each line of the table is a median over rounds in which all networks of the same
-type and batch size took turns; ratios are to the first of them, within a round (latency/interleaved.py).
+The first form takes networks by name, ours and keras.applications.NAME, with random weights, or .keras and .h5 files
+with their own, puts modules in and exports them as export_model.py does; the others take what you have exported. Each
+line of the table is a median over rounds in which all networks of the same type and batch size took turns; ratios are
+to the first of them, within a round (latency/interleaved.py).
 
     keras        network(images) in a tf.function, without any deploy form
     savedmodel   the signature serving_default, loaded by tf.saved_model.load
@@ -34,7 +35,12 @@ os.environ["KERAS_BACKEND"] = "tensorflow"  # the one whose exports are measured
 def parse_arguments(argv):
     parser = command_line.make_parser(__doc__, epilog=command_line.kinds_help())
     add = parser.add_argument
-    add("--model", nargs="+", default=["resnet50", "mobilenetv2"], help="networks (default: %(default)s)")
+    add(
+        "--model",
+        nargs="+",
+        default=["resnet50", "mobilenetv2"],
+        help="networks, by name or file (default: %(default)s)",
+    )
     add("--attention", nargs="+", default=["none", "se", "na"], help="modules; the first is the base")
     add("--kinds", nargs="+", default=["savedmodel", "float32", "int8"], choices=RUNTIMES)
     add(
@@ -52,6 +58,8 @@ def parse_arguments(argv):
         default=224,
         help="pixels of the images' sides; exported files have one of their own (default: %(default)s)",
     )
+    add("--pixels", choices=("raw", "tf", "torch", "caffe"), help="what the pixels of a .keras or .h5 file mean")
+    command_line.add_import_flag(add)
     add("--rounds", type=int, default=25, help="(default: %(default)s)")
     add("--threads", type=int, default=1, help="of LiteRT; TensorFlow uses all cores (default: %(default)s)")
     add("--workdir", type=command_line.path, help="keeps the exported networks for the next time")
@@ -86,15 +94,15 @@ def check(arguments):
         raise ValueError(sentence)
     if given:
         return
+    from na_keras import networks
     from na_keras.layers import ATTENTION
-    from na_keras.models import MODELS
 
-    for flag, given, known in (
-        ("--model", arguments.model, {name.lower() for name in MODELS}),
-        ("--attention", arguments.attention, {"none", *ATTENTION}),
-    ):
-        if unknown := [name for name in given if name.lower() not in known]:
-            raise ValueError(f"{flag} must be of {', '.join(sorted(known))}. Received: {unknown[0]}")
+    networks.import_modules(arguments.imports)
+    for name in arguments.model:
+        networks.network_name(name)
+    known = {"none", *ATTENTION}
+    if unknown := [name for name in arguments.attention if name not in known]:
+        raise ValueError(f"--attention must be of {', '.join(sorted(known))}. Received: {unknown[0]}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +173,7 @@ def measure_group(group, candidates, rounds):
 
 
 def library_candidate(files, model, attention, group, threads):
-    """Candidate of one of the library's networks; its file is written when its program is made."""
+    """Candidate of a network by name or file; its file is written when its program is made."""
     _, kind, batch = group
     runtime = RUNTIMES[kind]
     source = partial(files.path, model, attention, kind) if runtime.write else partial(files.network, model, attention)
@@ -178,8 +186,8 @@ def library_candidate(files, model, attention, group, threads):
 
 
 def library_groups(arguments, folder):
-    """(group, candidates) of the library's own networks, one after the other; their files lie in `folder`."""
-    files = artifacts.Artifacts(folder, arguments.size)
+    """(group, candidates) of networks by name or file, one after the other; what is exported lies in `folder`."""
+    files = artifacts.Artifacts(folder, arguments.size, arguments.pixels)
     for model in arguments.model:
         for kind in arguments.kinds:
             for batch in arguments.batch_size if RUNTIMES[kind].batches else (1,):

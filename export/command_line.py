@@ -7,6 +7,7 @@ and what is computed stays the same.
 
 import argparse
 import importlib.util
+import json
 import os
 import pathlib
 import sys
@@ -36,6 +37,28 @@ def named_path(text):
     if not (name and separator and given):
         raise argparse.ArgumentTypeError(f"expected NAME=PATH, as in NA=exported/1. Received: {text!r}")
     return name, path(given)
+
+
+def json_object(text):
+    """'{"alpha": 0.35}' -> the dictionary."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"expected JSON, as in '{{\"alpha\": 0.35}}'. Received: {text!r}")
+    return value
+
+
+def add_import_flag(add):
+    """Modules of the user's own, whose classes a file may hold; `add` is a parser's add_argument."""
+    add(
+        "--import",
+        dest="imports",
+        action="append",
+        metavar="MODULE",
+        help="import this module first, which registers classes of your own that a file holds; may be repeated",
+    )
 
 
 def missing_package(packages):

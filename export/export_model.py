@@ -31,34 +31,53 @@ from versions import publish
 os.environ["KERAS_BACKEND"] = "tensorflow"  # SavedModel and TFLite are TensorFlow's
 
 
-def choose_sizes(model, recipe, resize):
-    """(pixels of the shorter side before the crop, of the crop): from the flags, the run, or the network."""
-    size = model.input_shape[1] or (recipe and recipe["size"])
-    if size is None or model.input_shape[2] not in (size, None):
+def choose_images(model, recipe, size=None, resize=None):
+    """The ImageFormat that is exported: from the flags, the run, or the network.
+
+    Args:
+        model: functional.
+        recipe: of the run, or None.
+        size: pixels of the sides, or (height, width); of a network that leaves them open.
+        resize: as of ImageFormat.
+    """
+    from na_keras.deploy.images import ImageFormat, image_shape
+
+    if size is None and None in model.input_shape[1:3] and recipe is None:
         raise ValueError(
-            "An export needs one square image size, from the network or from recipe.json beside it. "
+            "The network takes images of any size: say which one is exported by --size N, or --size HEIGHT WIDTH. "
             f"Received: input_shape={model.input_shape}"
         )
-    resize = resize or (recipe["evaluation_resize"] if recipe else round(size * 256 / 224))
-    if resize < size:
-        raise ValueError(f"--resize must be at least the image size {size}. Received: {resize}")
-    return resize, size
+    if size is None and None in model.input_shape[1:3]:
+        size = recipe["size"]
+    shape = image_shape(model, size)
+    if resize is None and recipe is not None:
+        resize = recipe["evaluation_resize"]
+    try:
+        return ImageFormat(*shape, resize, recipe["exif_orientation"] if recipe else True)
+    except ValueError as error:
+        raise ValueError(f"--{error}") from error
 
 
-def choose_labels(path, recorded, classes):
-    """The class names: of the file `path`, else those `recorded` with the run, else 0, 1, 2 ..."""
-    from na_keras.model_files import read_labels
+def choose_labels(exported, given, recorded):
+    """(classifier, class names): of --labels, else those recorded with the run, else 0, 1, 2 ...
 
-    labels = recorded if path is None else read_labels(path)
+    One sigmoid, yes or no, has one name, of what is meant by yes; or two, no's first: then it answers for both.
+    """
+    labels = recorded if given is None else given
+    one_sigmoid = exported.classes == 1 and exported.ending == "sigmoid"
     if labels is None:
+        count = 2 if one_sigmoid else exported.classes
         print("No labels.txt beside the model and no --labels: the classes are called 0, 1, 2 ...")
-        labels = [str(index) for index in range(classes)]
-    if len(labels) != classes:
-        raise ValueError(f"The network has {classes} classes. Received: {len(labels)} labels")
-    return labels
+        labels = [str(index) for index in range(count)]
+    if one_sigmoid and len(labels) == 2:
+        exported = exported.with_both()
+    if len(labels) != exported.classes:
+        expected = {True: ": one sigmoid, with one name or two, no's first", False: ""}[one_sigmoid]
+        raise ValueError(f"The network has {exported.classes} classes{expected}. Received: {len(labels)} labels")
+    return exported, labels
 
 
-def choose_samples(arguments, recipe, resize, size):
+def choose_samples(arguments, recipe, images):
     """Representative images for the quantized kinds: of --sample-images, or of the run's dataset."""
     from na_keras.data import recorded_splits
     from na_keras.deploy import calibration
@@ -75,12 +94,7 @@ def choose_samples(arguments, recipe, resize, size):
             "Quantized TFLite files need some hundred images like those that the network will see: give "
             "--sample-images DIR (any image files), or export from a run directory, whose recipe names its dataset."
         )
-    return calibration.representative_images(examples, resize, size, arguments.sample_count, upright(recipe))
-
-
-def upright(recipe):
-    """Whether photographs are turned upright as their Exif tag says: as in the run, and without one they are."""
-    return recipe["exif_orientation"] if recipe else True
+    return calibration.representative_images(examples, images, arguments.sample_count)
 
 
 def needs_samples(kinds):
@@ -113,6 +127,36 @@ def unsuitable_kinds(kinds, model):
     return reasons
 
 
+def open_network(arguments):
+    """(networks.Exported, the run's recipe or None, class names, the manifest's entry on where it is from).
+
+    Raises:
+        ValueError, OSError: as `make_plan`.
+    """
+    from na_keras import networks
+    from na_keras.model_files import read_labels, training_record
+
+    networks.import_modules(arguments.imports)
+    options = {"attention": arguments.attention, "weights": arguments.weights, "pixels": arguments.pixels}
+    network = networks.Network(arguments.model, **options, options=arguments.model_options)
+    labels, is_file = arguments.labels and read_labels(arguments.labels), network.name.kind == "file"
+    if not is_file and arguments.size and len(set(arguments.size)) > 1:
+        raise ValueError(f"--size: a network by its name takes square images. Received: {arguments.size}")
+    exported = networks.open_exported(
+        network,
+        activation=arguments.activation,
+        output_name=arguments.output_name,
+        size=arguments.size and arguments.size[0],
+        classes=labels and len(labels),
+    )
+    recipe, recorded = training_record(network.name.path) if is_file else (None, None)
+    exported, labels = choose_labels(exported, labels, recorded)
+    source = {"path": network.name.text, "sha256": exported.digests.get("model_sha256")}
+    if not is_file:
+        source |= {"weights": arguments.weights, "weights_sha256": exported.digests["weights_sha256"]}
+    return exported, recipe, labels, source
+
+
 def make_plan(arguments):
     """(writer.Plan, the run's recipe or None): everything read and checked, nothing written yet.
 
@@ -120,35 +164,36 @@ def make_plan(arguments):
         ValueError, OSError: a flag, the model or a file beside it does not fit; the message says which.
     """
     from na_keras.deploy import rewrite
-    from na_keras.graph.calls import checked_functional
-    from na_keras.model_files import check_classifier, load_model, training_record
+    from na_keras.deploy.outputs import answer_alone
     from versions import tflite_folder, writer
 
-    model = check_classifier(load_model(arguments.model))
-    model = rewrite.in_float32(checked_functional(model, "An export"))
-    recipe, recorded = training_record(arguments.model)
-    labels = choose_labels(arguments.labels, recorded, model.output_shape[-1])
-    resize, size = choose_sizes(model, recipe, arguments.resize)
+    exported, recipe, labels, source = open_network(arguments)
+    model = rewrite.in_float32(exported.model)
+    if len(model.outputs) == 1:
+        model = answer_alone(model)
+    images = choose_images(model, recipe, arguments.size, arguments.resize)
     kinds = tuple(dict.fromkeys(arguments.tflite))
     unsuitable = unsuitable_kinds(kinds, model)
     if unsuitable and not arguments.keep_going:
         raise ValueError("\n".join(unsuitable.values()))
     kinds = tuple(kind for kind in kinds if kind not in unsuitable)
     wanted = needs_samples(kinds) or arguments.sample_images is not None  # which verification asks about too
-    samples = choose_samples(arguments, recipe, resize, size) if wanted else None
+    samples = choose_samples(arguments, recipe, images) if wanted else None
+    if len(model.outputs) > 1 and (kinds or arguments.onnx):
+        print(f"TFLite and ONNX files answer {exported.answer} alone; the SavedModel {', '.join(model.output)}.")
     plan = writer.Plan(
         model=model,
+        ending=exported.ending,
         labels=labels,
-        resize=resize,
-        size=size,
+        images=images,
         top=arguments.top,
         image_dtype=arguments.image_dtype,
-        reference=writer.reference_data(model, labels, resize, size, arguments.image_dtype, samples),
+        source=source,
+        reference=writer.reference_data(model, exported.ending, labels, images, arguments.image_dtype, samples),
         warmup_batches=tuple(arguments.warmup_batches),
         kinds=kinds,
         representative=samples,
         onnx=arguments.onnx,
-        exif_orientation=upright(recipe),
         accept=tuple(arguments.accept),
         keep_going=arguments.keep_going,
         failed={tflite_folder.file_name(kind): reason for kind, reason in unsuitable.items()},
@@ -166,7 +211,7 @@ def print_checks(target, checks):
         print("Of reduced precision:")
     for name, numbers in checks["reduced_precision"].items():
         print(
-            f"  {name:28} probabilities differ by {numbers['largest_difference']:.1e}, correlate by "
+            f"  {name:28} answers differ by {numbers['largest_difference']:.1e}, correlate by "
             f"{numbers['correlation']:.4f}; equal best class {numbers['top1_agreement']:.0%}"
         )
     for name, reason in checks["skipped"].items():
@@ -177,14 +222,62 @@ def print_checks(target, checks):
         print(f"export_model.py: failed and left out: {name}: {reason.removeprefix(f'{name}: ')}", file=sys.stderr)
 
 
+def add_network_flags(parser):
+    """Which network it is, and what its pixels and its answers are."""
+    add = parser.add_argument_group("the network").add_argument
+    command_line.add_import_flag(add)
+    add(
+        "--weights",
+        metavar="NAME",
+        help="of a network's name: imagenet, torchvision-v1, torchvision-v2, or a file; all of it must be in them",
+    )
+    add("--attention", metavar="NAME", help="of a network's name: the attention that its weights have")
+    add(
+        "--model-options",
+        type=command_line.json_object,
+        default={},
+        metavar="JSON",
+        help="of a network's name: further arguments of its builder, as in '{\"alpha\": 0.35}'",
+    )
+    add(
+        "--pixels",
+        choices=("raw", "tf", "torch", "caffe"),
+        help="what the pixels of a file mean, where it does not show it: 0..255; -1..1; ImageNet's mean and deviation; "
+        "BGR less the mean",
+    )
+    add(
+        "--activation",
+        choices=("softmax", "sigmoid", "none"),
+        help="what the answers are to be: probabilities that exclude each other, independent ones, or logits (default: "
+        "what the network ends in; one that ends in logits needs it)",
+    )
+    add("--output-name", metavar="NAME", help="which of several outputs is the classifier's answer")
+    add(
+        "--size",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="pixels of the images' sides, or HEIGHT WIDTH, of a network that leaves them open",
+    )
+
+
 def parse_arguments(argv):
     kinds = command_line.tflite_kinds()
     parser = command_line.make_parser(__doc__, epilog=f"{command_line.kinds_help()}\n\n{gates_help()}")
     add = parser.add_argument
-    add("--model", type=command_line.path, required=True, help="a .keras file")
+    add(
+        "--model",
+        required=True,
+        help="a .keras or .h5 file, or with --weights a name: ours, or keras.applications.NAME",
+    )
     add("--output", type=command_line.path, required=True, help="base folder of the versions")
+    add_network_flags(parser)
     add("--labels", type=command_line.path, help="class names, one a line (default: labels.txt beside the model)")
-    add("--resize", type=int, help="pixels of the shorter side before the crop (default: the run's)")
+    add(
+        "--resize",
+        type=int,
+        help="pixels of the shorter side before the crop (default: the run's, or 8/7 of the crop's)",
+    )
     add("--top", type=int, default=5, help="classes named in an answer (default: %(default)s)")
     add(
         "--image-dtype",
@@ -230,6 +323,10 @@ def parse_arguments(argv):
     )
     add("--keep-going", action="store_true", help="publish without the TFLite and ONNX files that fail, and name them")
     arguments = parser.parse_args(argv)
+    if arguments.size and (len(arguments.size) > 2 or min(arguments.size) < 1):
+        parser.error(f"--size must be one number of pixels, or a height and a width. Received: {arguments.size}")
+    if arguments.size and len(arguments.size) == 1:
+        arguments.size *= 2
     if arguments.sample_count < 1:
         parser.error(f"--sample-count must be at least 1. Received: {arguments.sample_count}")
     if arguments.top < 1:
@@ -262,7 +359,7 @@ def export(arguments, stop):
 
     try:
         with publish.incoming_version(output) as incoming:
-            checks = writer.write_version(incoming, plan, arguments.model, recipe, stop.check)
+            checks = writer.write_version(incoming, plan, recipe, stop.check)
             target = publish.release(incoming)
     except (RuntimeError, ValueError) as error:
         sys.exit(f"export_model.py: nothing was published. {error}")

@@ -7,6 +7,9 @@
 The REST form needs Python's standard library only: copy this file to wherever the client runs. gRPC needs
 tensorflow-serving-api. All images travel as one request. A server refuses a request as a whole if one of its images
 does not decode; then they are asked about one by one, so that the others are answered and the bad one is named.
+
+Scores are printed in per cent where they are probabilities, all in 0..1; of a model that answers logits (--activation
+none of the export) as they are.
 """
 
 import argparse
@@ -265,6 +268,12 @@ def with_retries(ask, retries):
     return ask_again
 
 
+def score_text(scores):
+    """A function from a score to its text: per cent if all of an answer's scores are in 0..1, as probabilities are."""
+    probabilities = all(0 <= score <= 1 for score in scores)
+    return (lambda score: f"{100 * score:5.1f} %") if probabilities else (lambda score: f"{score:7.3f}")
+
+
 def answer_each(ask, images):
     """One answer for each image; where `ask` refuses the batch, they are asked one by one.
 
@@ -326,8 +335,9 @@ def main(argv=None):
             continue
         print(path)
         best = list(zip(answer["labels"], answer["scores"], strict=True))[: arguments.top]
+        text = score_text(answer["scores"])
         for label, score in best:
-            print(f"  {100 * score:5.1f} %  {label}")
+            print(f"  {text(score)}  {label}")
     if refused:
         sys.exit("\n".join(refused))
 

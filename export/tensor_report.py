@@ -11,8 +11,13 @@ import sys
 import command_line
 
 
-def load_images(path, size, resize, count):
-    """Up to `count` images as float32 (count, size, size, 3), from a folder of image files or an .npz with `images`.
+def load_images(path, shape, resize, count):
+    """Up to `count` images as float32 (count, *shape), from a folder of image files or an .npz with `images`.
+
+    Args:
+        path: of the folder or file.
+        shape: (height, width, channels).
+        resize: as of ImageFormat, for image files.
 
     Raises:
         ValueError: neither, or images of another shape.
@@ -21,11 +26,11 @@ def load_images(path, size, resize, count):
     import numpy as np
 
     if path.is_dir():
-        from na_keras.data import preprocessing
         from na_keras.deploy import calibration
+        from na_keras.deploy.images import ImageFormat
 
-        files = calibration.image_files(path)[:count]
-        crops = [preprocessing.evaluation_image(file.read_bytes(), resize, size).numpy() for file in files]
+        images = ImageFormat(*shape, resize)
+        crops = [images.crop(file.read_bytes()).numpy() for file in calibration.image_files(path)[:count]]
         return np.stack(crops).astype(np.float32)
     if not path.is_file():
         raise ValueError(f"No images at {path}. Expected a folder of image files or an .npz with `images`.")
@@ -33,8 +38,8 @@ def load_images(path, size, resize, count):
         if "images" not in getattr(file, "files", ()):
             raise ValueError(f"{path} has no array `images`.")
         images = file["images"][:count]
-    if images.ndim != 4 or images.shape[1:] != (size, size, 3):
-        raise ValueError(f"Expected images (count, {size}, {size}, 3). Received: {images.shape} in {path}")
+    if images.ndim != 4 or images.shape[1:] != shape:
+        raise ValueError(f"Expected images (count, {', '.join(map(str, shape))}). Received: {images.shape} in {path}")
     return images.astype(np.float32)
 
 
@@ -63,9 +68,9 @@ def main(argv=None):
 
     try:
         quantized, reference = arguments.quantized.read_bytes(), arguments.reference.read_bytes()
-        size = describe(quantized)["inputs"][0]["shape"][1]
+        shape = tuple(describe(quantized)["inputs"][0]["shape"][1:])
         matched, whole = match_tensors(quantized, reference)
-        images = load_images(arguments.images, size, arguments.resize or round(size * 256 / 224), arguments.count)
+        images = load_images(arguments.images, shape, arguments.resize, arguments.count)
         print(f"{len(matched)} of {whole} tensors have a counterpart in {arguments.reference}; {len(images)} images")
         reports = compare_tensors(quantized, reference, images)
         if arguments.output is not None:

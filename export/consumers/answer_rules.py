@@ -1,10 +1,16 @@
 """When a consumer's answers are those of the Keras model; NumPy only, one rule for all consumers.
 
 The reference holds the Keras model's `probabilities` (n, classes) for `images`, its `file_probabilities` for `files`,
-and the `labels` (classes,). Differences are relative to the largest probability of the reference, because the
-probabilities of 1000 undecided classes are all about .001. For float32 artifacts they are also relative to its largest
-logit, because float32 programs differ in the logits, in proportion to the largest one; and a probability moves by no
-more, relatively, than its logit.
+and the `labels` (classes,). What they are says its `ending`:
+
+    softmax    probabilities that sum up to 1, where it says nothing
+    sigmoid    independent probabilities; of one class, yes is what is at least one half
+    logits     no probabilities; the output of that name
+
+Differences are relative to the largest probability of the reference, because the probabilities of 1000 undecided
+classes are all about .001. For float32 artifacts they are also relative to its largest logit, because float32 programs
+differ in the logits, in proportion to the largest one; and a probability moves by no more, relatively, than its logit.
+Those of logits, and of further outputs of the network (`other/NAME` in the reference), are relative to the largest.
 """
 
 import numpy as np
@@ -14,24 +20,54 @@ from consumers.protocol import batches
 
 TOLERANCE = 1e-4  # of the largest logit; float32 programs of these networks differ by some 1e-5 of it
 SMALLEST_PROBABILITY = 1e-30  # the least that a logit is computed from
+SMALLEST_DOUBT = 2.0**-24  # the least that float32 tells from 0 beside 1
 # How far answers must differ between images, for agreement to say something: a network that has not learned anything
 # agrees with every other one.
 SMALLEST_SPREAD = 100 * TOLERANCE
 
 TOP = {"classes", "scores", "labels"}
-OUTPUTS = {"serving_default": {"probabilities", *TOP}, "serve_bytes": TOP}
 EXPECTED = {"serving_default": "probabilities", "serve_bytes": "file_probabilities"}
+OTHER = "other/"  # before the names of further outputs, in the reference
 
 
-def float32_scale(reference):
-    """What float32 differences from these probabilities are measured in: the largest of them, times the largest logit.
+def ending_of(reference):
+    """What the reference's answers are: "softmax", "sigmoid" or "logits"."""
+    return str(reference.get("ending", "softmax"))
 
-    Logits are known up to a constant per image, so they are those whose mean is zero; if the largest is below 1, it
-    counts as 1.
+
+def answer_name(reference):
+    """The name of the output that holds the answers."""
+    return "logits" if ending_of(reference) == "logits" else "probabilities"
+
+
+def outputs_of(reference, signature):
+    """The names of what a signature answers."""
+    if signature != "serving_default":
+        return TOP
+    return {answer_name(reference), *TOP, *(key.removeprefix(OTHER) for key in reference if key.startswith(OTHER))}
+
+
+def float32_scale(reference, ending="softmax"):
+    """What float32 differences from these answers are measured in: of probabilities the largest of them, times the
+    largest logit; of logits the largest.
+
+    Logits of a softmax are known up to a constant per image, so they are those whose mean is zero; if the largest is
+    below 1, it counts as 1.
     """
-    logs = np.log(np.maximum(reference.astype("float64"), SMALLEST_PROBABILITY))
-    logits = logs - logs.mean(axis=1, keepdims=True)
+    if ending == "logits":
+        return largest(reference)
+    values = reference.astype("float64")
+    logits = np.log(np.maximum(values, SMALLEST_PROBABILITY))
+    if ending == "sigmoid":
+        logits -= np.log(np.maximum(1 - values, SMALLEST_DOUBT))
+    else:
+        logits -= logits.mean(axis=1, keepdims=True)
     return float(reference.max() * np.maximum(1, np.abs(logits).max()))
+
+
+def largest(values):
+    """The largest number, whatever its sign; 1 of zeros alone."""
+    return float(np.abs(values).max()) or 1.0
 
 
 def difference(ours, expected, scale):
@@ -40,8 +76,8 @@ def difference(ours, expected, scale):
 
 
 def spread(probabilities):
-    """How far the answers to different images are apart, relative to the largest probability."""
-    return float(np.ptp(probabilities, axis=0).max() / probabilities.max())
+    """How far the answers to different images are apart, relative to the largest probability, or logit."""
+    return float(np.ptp(probabilities, axis=0).max() / largest(probabilities))
 
 
 def decoded(array):
@@ -90,19 +126,21 @@ def check_calls(answers, reference, groups):
     for group in groups:
         signature = group.rsplit(":", 1)[-1]
         differences[group] = 0.0
-        probabilities = reference[EXPECTED[signature]]
-        scale = float32_scale(probabilities)
+        probabilities, outputs = reference[EXPECTED[signature]], outputs_of(reference, signature)
+        scale = float32_scale(probabilities, ending_of(reference))
         for first, last in batches(len(probabilities)):
             call = f"{group}/{first}:{last}"
-            answer = {name: answers[f"{call}/{name}"] for name in OUTPUTS[signature] if f"{call}/{name}" in answers}
-            if missing := sorted(OUTPUTS[signature] - set(answer)):
+            answer = {name: answers[f"{call}/{name}"] for name in outputs if f"{call}/{name}" in answers}
+            if missing := sorted(outputs - set(answer)):
                 differences[group] = float("inf")
                 found.append(f"{call} lacks {', '.join(missing)}")
                 continue
             expected = probabilities[first:last]
             values, sentences = check_top(answer, expected, reference["labels"], scale)
-            if "probabilities" in answer:
-                values = np.maximum(values, difference(answer["probabilities"], expected, scale))
+            for name in outputs - TOP:
+                others = reference.get(OTHER + name)
+                part = (expected, scale) if others is None else (others[first:last], largest(others))
+                values = np.maximum(values, difference(answer[name], *part))
             differences[group] = float(np.maximum(differences[group], values))  # NaN stays NaN
             found += [f"{call}: {sentence}" for sentence in sentences]
         if not differences[group] <= TOLERANCE:
@@ -110,30 +148,38 @@ def check_calls(answers, reference, groups):
     return differences, found
 
 
-def compare_reduced(ours, reference):
+def decisions(values, ending):
+    """The class that each row of answers is for; of one class, whether it is that."""
+    if values.shape[1] > 1:
+        return values.argmax(1)
+    return values[:, 0] >= (0 if ending == "logits" else 0.5)
+
+
+def compare_reduced(ours, reference, ending="softmax"):
     """How a file of reduced precision agrees: largest difference relative to the largest probability, correlation, and
     equal best classes as a share.
     """
     constant = np.ptp(ours) == 0  # which correlates with nothing
     return {
-        "largest_difference": difference(ours, reference, reference.max()),
+        "largest_difference": difference(ours, reference, largest(reference)),
         "correlation": 0.0 if constant else float(np.corrcoef(ours.ravel(), reference.ravel())[0, 1]),
-        "top1_agreement": float((ours.argmax(1) == reference.argmax(1)).mean()),
+        "top1_agreement": float((decisions(ours, ending) == decisions(reference, ending)).mean()),
     }
 
 
-def check_reduced(limits, ours, reference):
+def check_reduced(limits, ours, reference, ending="softmax"):
     """(numbers, sentences) on the probabilities of a file of reduced precision.
 
     Args:
         limits: (largest difference relative to the largest probability, smallest correlation) that is not yet refused.
         ours, reference: the file's probabilities and the Keras model's, (n, classes).
+        ending: what they are; see the head of this file.
     """
     if ours.shape != reference.shape:
         return {}, [f"answers have the shape {ours.shape}, expected {reference.shape}"]
     if not np.isfinite(ours).all():
         return {}, ["answers are not finite"]
-    numbers, (most, least) = compare_reduced(ours, reference), limits
+    numbers, (most, least) = compare_reduced(ours, reference, ending), limits
     found = []
     if not numbers["largest_difference"] <= most:
         found.append(f"differs by {numbers['largest_difference']:.1e}, more than {most}")

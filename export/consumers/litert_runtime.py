@@ -7,6 +7,7 @@ import importlib.metadata
 
 import numpy as np
 
+from consumers.answer_rules import answer_name
 from consumers.protocol import run_consumer
 
 
@@ -40,13 +41,14 @@ def consume(path, reference):
     if custom := custom_operations(path):
         raise ValueError(f"{path.name} needs operations outside TFLite's builtin set: {', '.join(custom)}")
     interpreter = Interpreter(str(path))
-    expected = {"serving_default": {"inputs": ["images"], "outputs": ["probabilities"]}}
+    answer = answer_name(reference)
+    expected = {"serving_default": {"inputs": ["images"], "outputs": [answer]}}
     if (signatures := interpreter.get_signature_list()) != expected:
         raise ValueError(f"Expected the signature {expected}. Received: {signatures}")
     run = interpreter.get_signature_runner("serving_default")
-    image, probabilities = run.get_input_details()["images"], run.get_output_details()["probabilities"]
-    rows = [run(images=stored_pixels(row[None], image["dtype"]))["probabilities"] for row in reference["images"]]
-    answers = {"probabilities": dequantize(np.concatenate(rows), probabilities)}
+    image, output = run.get_input_details()["images"], run.get_output_details()[answer]
+    rows = [run(images=stored_pixels(row[None], image["dtype"]))[answer] for row in reference["images"]]
+    answers = {answer: dequantize(np.concatenate(rows), output)}
     return answers, {"runtime": f"LiteRT {importlib.metadata.version('ai-edge-litert')}"}
 
 

@@ -5,6 +5,7 @@ python -m consumers.onnx_runtime FILE.onnx REFERENCE.npz ANSWERS.npz      (from 
 
 import importlib.util
 
+from consumers.answer_rules import answer_name
 from consumers.protocol import Skip, answer_calls, run_consumer
 
 
@@ -17,12 +18,12 @@ def consume(path, reference):
     inputs, outputs = ([value.name for value in values] for values in (session.get_inputs(), session.get_outputs()))
     if inputs != ["images"] or len(outputs) != 1:
         raise ValueError(f"Expected the input 'images' and one output. Received: {inputs} and {outputs}")
-    predict = lambda signature, feeds: {"probabilities": session.run(outputs, feeds)[0]}  # noqa: E731
+    answer = answer_name(reference)
+    predict = lambda signature, feeds: {answer: session.run(outputs, feeds)[0]}  # noqa: E731
     batches = answer_calls(predict, reference, signatures=["serving_default"])
     count = len(reference["images"])
-    return {"probabilities": batches[f"serving_default/0:{count}/probabilities"]}, {
-        "runtime": f"ONNX Runtime {onnxruntime.__version__}"
-    }
+    description = {"runtime": f"ONNX Runtime {onnxruntime.__version__}"}
+    return {answer: batches[f"serving_default/0:{count}/{answer}"]}, description
 
 
 if __name__ == "__main__":

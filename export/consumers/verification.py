@@ -70,15 +70,16 @@ def consume(module, artifact, reference):
 def check_file(path, answers, reference):
     """({name: difference}, {name: numbers}, sentences) of a single file's answers."""
     kind = "float32" if path.suffix == ".onnx" else path.stem.removeprefix("model_")
-    ours, expected = answers["probabilities"], reference["probabilities"]
+    ours, expected = answers[answer_rules.answer_name(reference)], reference["probabilities"]
+    ending = answer_rules.ending_of(reference)
     if kind == "float32":
-        value = answer_rules.difference(ours, expected, answer_rules.float32_scale(expected))
+        value = answer_rules.difference(ours, expected, answer_rules.float32_scale(expected, ending))
         return {path.name: value}, {}, [] if value <= TOLERANCE else [answer_rules.differs(value)]
     limits = json.loads(str(reference["limits"])) if "limits" in reference else {}
     if kind not in limits:
         kinds = ", ".join(("float32", *limits))
         return {}, {}, [f"expected model_KIND.tflite, KIND one of {kinds}, which the reference holds limits for"]
-    numbers, sentences = answer_rules.check_reduced(limits[kind], ours, expected)
+    numbers, sentences = answer_rules.check_reduced(limits[kind], ours, expected, ending)
     return {}, {path.name: numbers}, sentences
 
 

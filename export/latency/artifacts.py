@@ -31,21 +31,25 @@ class Artifacts:
     Args:
         folder: pathlib.Path of an existing folder.
         size: pixels of the images' sides.
+        pixels: what they mean to files that do not show it.
     """
 
-    def __init__(self, folder, size):
-        self.folder, self.size, self.fingerprint = folder, size, fingerprint()
+    def __init__(self, folder, size, pixels=None):
+        self.folder, self.size, self.pixels, self.fingerprint = folder, size, pixels, fingerprint()
         self.networks = {}
 
     def network(self, name, attention):
         """The Keras network."""
         if (name, attention) not in self.networks:
-            self.networks[name, attention] = networks.make_network(name, attention, self.size)
+            self.networks[name, attention] = networks.make_network(name, attention, self.size, self.pixels)
         return self.networks[name, attention]
 
     def path(self, name, attention, kind):
         """The file or SavedModel folder of a kind, a key of runtimes.RUNTIMES with a writer."""
-        path = self.folder / f"{name.lower()}-{attention}-{self.size}-{kind}-{self.fingerprint}"
+        from na_keras.files import sha256_of
+
+        stem = pathlib.Path(name).stem + f"-{sha256_of(name)[:8]}" if pathlib.Path(name).is_file() else name.lower()
+        path = self.folder / f"{stem}-{attention}-{self.size}-{kind}-{self.fingerprint}"
         if not path.exists():
             print(f"  writing {path.name}", flush=True)
             temporary = path.with_name(f"incoming-{os.getpid()}-{path.name}")

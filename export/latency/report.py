@@ -35,7 +35,7 @@ class Row:
         megabytes: size of the file or folder (Keras: of the weights), in 10^6 bytes.
         milliseconds, ratio, low, high: see interleaved.Timing; None if it did not run.
         failure: why it did not run, or "".
-        side: pixels of its images' sides; None where it did not run.
+        side: pixels of its images' sides, "HEIGHTxWIDTH" where they are not square; None where it did not run.
     """
 
     model: str
@@ -48,7 +48,7 @@ class Row:
     low: float | None = None
     high: float | None = None
     failure: str = ""
-    side: int | None = None
+    side: int | str | None = None
 
     @property
     def group(self):
@@ -106,14 +106,15 @@ def processor():
 
 def image_sizes(rows, size):
     """Pixels of the sides of the images that were measured, in order; `size` where nothing ran."""
-    return sorted({row.side for row in rows if row.side is not None}) or [size]
+    found = {row.side for row in rows if row.side is not None}
+    return sorted(found, key=lambda side: (isinstance(side, str), side)) or [size]
 
 
 def circumstances(threads, rounds, sizes):
     """Machine, settings, versions and date, as one line; `sizes` as of `image_sizes`."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
-    images = ", ".join(f"{size} x {size}" for size in sizes)
+    images = ", ".join(size.replace("x", " x ") if isinstance(size, str) else f"{size} x {size}" for size in sizes)
     return (
         f"{processor()}, {cores} cores; TensorFlow on all of them, LiteRT on {threads}; "
         f"{rounds} rounds; images {images}; {versions}; {datetime.date.today()}"

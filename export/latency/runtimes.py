@@ -47,7 +47,8 @@ def write_tflite(network, kind, size, path):
     settings = deploy.TFLITE_KINDS[kind]
     if settings.float_gates_of and not any(isinstance(layer, NormalizationAttention) for layer in network.layers):
         kind = settings.float_gates_of  # what such a network ships as, and what NA's file is compared with
-    path.write_bytes(deploy.convert_tflite(network, kind, networks.synthetic_images(networks.CALIBRATION, size)))
+    images = networks.synthetic_images(networks.CALIBRATION, network.input_shape[1:])
+    path.write_bytes(deploy.convert_tflite(network, kind, images))
 
 
 def as_dtype(images, dtype):
@@ -58,8 +59,10 @@ def as_dtype(images, dtype):
 
 
 def on_images(program, images):
-    """The program, with the pixels of its images' sides as its attribute `side`: a file has a size of its own."""
-    program.side = int(images.shape[1])
+    """The program, with the pixels of its images' sides as its attribute `side`, a number or "HEIGHTxWIDTH": a file has
+    a size of its own."""
+    height, width = map(int, images.shape[1:3])
+    program.side = height if height == width else f"{height}x{width}"
     return program
 
 
@@ -67,13 +70,13 @@ def keras_program(network, batch, size, threads):
     """network(images) in a tf.function."""
     import tensorflow as tf
 
-    images = tf.constant(networks.synthetic_images(batch, size))
+    images = tf.constant(networks.synthetic_images(batch, network.input_shape[1:]))
     run = tf.function(lambda images: network(images, training=False)).get_concrete_function(images)
     return on_images(lambda: [run(images).numpy()], images)
 
 
 def saved_model_program(path, batch, size, threads):
-    """The signature serving_default of a SavedModel with one input, images (batch, size, size, 3)."""
+    """The signature serving_default of a SavedModel with one input, images (batch, height, width, channels)."""
     import tensorflow as tf
 
     loaded = tf.saved_model.load(str(path))
@@ -82,9 +85,10 @@ def saved_model_program(path, batch, size, threads):
     signature = loaded.signatures["serving_default"]
     inputs = signature.structured_input_signature[1]
     if len(inputs) != 1 or len(next(iter(inputs.values())).shape) != 4:
-        raise ValueError(f"Expected one input, images (batch, size, size, 3). Received: {inputs}")
+        raise ValueError(f"Expected one input, images (batch, height, width, channels). Received: {inputs}")
     ((name, spec),) = inputs.items()
-    images = networks.synthetic_images(batch, spec.shape[1] or size)
+    height, width, channels = spec.shape[1:]
+    images = networks.synthetic_images(batch, (height or size, width or size, channels or 3))
     images = tf.constant(as_dtype(images, spec.dtype.as_numpy_dtype))
 
     def run(loaded=loaded):  # the signature does not keep the variables alive
@@ -99,8 +103,8 @@ def tflite_program(path, batch, size, threads):
 
     runner = Runner(path, threads=threads)
     if len(runner.input_shape) != 4:
-        raise ValueError(f"Expected one input, an image (1, size, size, 3). Received: {runner.input_shape}")
-    images = as_dtype(networks.synthetic_images(*runner.input_shape[:2]), runner.input_dtype)
+        raise ValueError(f"Expected one input, an image (1, height, width, channels). Received: {runner.input_shape}")
+    images = as_dtype(networks.synthetic_images(1, runner.input_shape[1:]), runner.input_dtype)
     return on_images(lambda: runner.run_stored(images), images)
 
 

@@ -67,17 +67,17 @@ def write_files(folder, plan, before_each=lambda kind: None):
 
     @functools.cache
     def network(form):
-        return deploy.deploy_copy(plan.model, form)[0]
+        return deploy.deploy_copy(plan.classifier, form)[0]
 
     @functools.cache
     def float_twin(form):
         """The float file with the same operations, under the same names, as the quantized ones."""
-        return deploy.convert_tflite(network(form), size=plan.size)
+        return deploy.convert_tflite(network(form), size=plan.images.size)
 
     def write(kind, path):
         settings = deploy.TFLITE_KINDS[kind]
-        labels = plan.labels if settings.has_metadata else None
-        blob = deploy.convert_tflite(network(settings.form), kind, plan.representative, size=plan.size, labels=labels)
+        options = {"size": plan.images.size, "labels": plan.labels if settings.has_metadata else None}
+        blob = deploy.convert_tflite(network(settings.form), kind, plan.representative, **options)
         about, reports = deploy.describe(blob), None
         if settings.quantized:
             images = [image for (image,) in itertools.islice(plan.representative(), REPORT_IMAGES)]

@@ -1,6 +1,7 @@
 """Everything that one version of an exported model holds: the steps that write it, and what it is compared with."""
 
 import dataclasses
+import functools
 import itertools
 import json
 import pathlib
@@ -11,10 +12,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from consumers import verification
+from consumers import answer_rules, verification
 from na_keras import deploy
-from na_keras.data import preprocessing
-from na_keras.files import sha256_of
+from na_keras.deploy.images import GREY, ImageFormat
+from na_keras.deploy.outputs import answer_alone, answer_name, named
 from versions import manifest, tflite_folder, warmup
 
 SAMPLES = 16  # representative images that verification asks about
@@ -25,68 +26,88 @@ class Plan:
     """What a version is made from.
 
     Args:
-        model: the trained network as a float32 Keras model; what every artifact is compared with.
+        model: the trained network as a float32 Keras model; what every artifact is compared with. Its output as of
+            deploy.write_saved_model; TFLite and ONNX files hold the classifier's answer alone.
+        ending: what that is: "softmax", "sigmoid" or "logits".
         labels: class names.
-        size, resize, top, image_dtype: see deploy.write_saved_model.
+        images: ImageFormat.
+        top, image_dtype: see deploy.write_saved_model.
+        source: the manifest's entry `model`: where the network is from, and its sha256.
         reference: see `reference_data`.
         warmup_batches: batch sizes of the warm-up requests.
         kinds: kinds of TFLite files, keys of deploy.TFLITE_KINDS.
         representative: function of images for the quantized kinds, see deploy.convert_tflite.
         onnx: whether to write an ONNX file too.
-        exif_orientation: see deploy.write_saved_model.
         accept: gates (keys of consumers.gates.GATES) whose findings do not stop the export.
         keep_going: whether files that fail are left out, instead of stopping the export.
         failed: {file name: reason} of the files that cannot be written from this network; they are not tried.
     """
 
     model: keras.Model
+    ending: str
     labels: list
-    resize: int
-    size: int
+    images: ImageFormat
     top: int
     image_dtype: str
+    source: dict
     reference: dict
     warmup_batches: tuple = (1,)
     kinds: tuple = ("float32",)
     representative: Callable | None = None
     onnx: bool = False
-    exif_orientation: bool = True
     accept: tuple = ()
     keep_going: bool = False
     failed: dict = dataclasses.field(default_factory=dict)
 
+    @functools.cached_property
+    def classifier(self):
+        """The network with its answer alone."""
+        return answer_alone(self.model)
 
-def reference_data(model, labels, resize, size, image_dtype="float32", representative=None, count=4):
+
+def patterns(images, count=4):
+    """Encoded images, larger than the crop and of other proportions, with smooth structure and noise: (list of bytes,
+    the same pictures as float32 arrays of an ImageFormat's shape).
+    """
+    rng = np.random.default_rng(0)
+    files, pictures = [], []
+    for index in range(count):
+        coarse = rng.uniform(0, 255, (1, 6, 6, 3))
+        shape = (images.height + 17 * index, max(2 * images.width - 11 * index, 8))
+        picture = tf.image.resize(coarse, shape, "bicubic")[0] + rng.normal(0, 12, (*shape, 3))
+        picture = tf.cast(tf.clip_by_value(picture, 0, 255), tf.uint8)
+        encode = tf.io.encode_png if index % 2 else tf.io.encode_jpeg
+        files.append(encode(picture).numpy())
+        fitted = tf.image.resize(picture, images.shape[:2])
+        pictures.append((tf.image.rgb_to_grayscale(fitted) if images.channels == 1 else fitted).numpy())
+    return files, pictures
+
+
+def reference_data(model, ending, labels, images, image_dtype="float32", representative=None):
     """Inputs, the Keras model's answers, and how far each kind of TFLite file may be from these: for verify.py.
 
     The images are random ones, or the first of the representative ones: a quantized file answers only for such images
     as its ranges were taken from.
     """
-    rng = np.random.default_rng(0)
-    images, files = [], []
-    for index in range(count):
-        # Smooth structure and noise; the files are larger than the crop and not square.
-        coarse = rng.uniform(0, 255, (1, 6, 6, 3))
-        shape = (size + 17 * index, 2 * size - 11 * index)
-        picture = tf.image.resize(coarse, shape, "bicubic")[0] + rng.normal(0, 12, (*shape, 3))
-        picture = tf.cast(tf.clip_by_value(picture, 0, 255), tf.uint8)
-        encode = tf.io.encode_png if index % 2 else tf.io.encode_jpeg
-        files.append(encode(picture).numpy())
-        images.append(tf.image.resize(picture, (size, size)).numpy())
-    crops = np.stack([preprocessing.evaluation_image(data, resize, size).numpy() for data in files])
+    files, pictures = patterns(images)
     if representative is not None:
-        images = [image[0] for (image,) in itertools.islice(representative(), SAMPLES)]
-    images = np.stack(images).astype(image_dtype)
+        pictures = [image[0] for (image,) in itertools.islice(representative(), SAMPLES)]
+    pictures = np.stack(pictures).astype(image_dtype)
+    crops = np.stack([images.crop(data).numpy() for data in files])
+    answers, of_files = (named(model.predict(x.astype("float32"), verbose=0)) for x in (pictures, crops))
+    answer = answer_name(answers)
     origin = "random patterns" if representative is None else "sample images"
     limits = {name: dataclasses.astuple(kind.limits) for name, kind in deploy.TFLITE_KINDS.items() if kind.limits}
     return {
         "origin": np.array(origin),
+        "ending": np.array(ending),
         "limits": np.array(json.dumps(limits)),
-        "images": images,
+        "images": pictures,
         "files": np.array(files),  # fixed-length bytes: neither format ends in a zero byte, which NumPy would drop
         "labels": np.array(labels),
-        "probabilities": model.predict(images.astype("float32"), verbose=0),
-        "file_probabilities": model.predict(crops.astype("float32"), verbose=0),
+        "probabilities": answers[answer],
+        "file_probabilities": of_files[answer],
+        **{f"{answer_rules.OTHER}{name}": values for name, values in answers.items() if name != answer},
     }
 
 
@@ -156,8 +177,8 @@ def explanation(checks, whole, failed, gates):
 
 def add_saved_model(folder, plan):
     network, counts = deploy.deploy_copy(plan.model, "tensorflow")
-    options = {"size": plan.size, "resize": plan.resize, "top": plan.top, "image_dtype": plan.image_dtype}
-    deploy.write_saved_model(network, folder, plan.labels, **options, exif_orientation=plan.exif_orientation)
+    images = {"size": plan.images.size, "resize": plan.images.resize, "exif_orientation": plan.images.exif_orientation}
+    deploy.write_saved_model(network, folder, plan.labels, top=plan.top, image_dtype=plan.image_dtype, **images)
     return {"deploy": counts}
 
 
@@ -182,7 +203,7 @@ def add_converted(folder, plan):
         print("  onnx", flush=True)
         (folder / "onnx").mkdir()
         try:
-            deploy.write_onnx(plan.model, folder / "onnx" / "model.onnx")
+            deploy.write_onnx(plan.classifier, folder / "onnx" / "model.onnx")
         except Exception as error:  # tf2onnx has several kinds
             failed["model.onnx"] = tflite_folder.failure(error)
     return {"tflite": described, "failed": {**plan.failed, **failed}}
@@ -202,12 +223,21 @@ STEPS = (
 )
 
 
-def write_version(folder, plan, source, recipe, check_stopped):
+def preprocessing(images):
+    """The manifest's entry on an ImageFormat."""
+    grey = {"pixels": "grey 0..255", "grey": GREY}
+    return {
+        **{"resize": images.resize, "size": images.size},
+        **(grey if images.channels == 1 else {"pixels": "RGB 0..255"}),
+        "exif_orientation": images.exif_orientation,
+    }
+
+
+def write_version(folder, plan, recipe, check_stopped):
     """Writes everything of one version into the empty folder `folder`, verified; returns the checks.
 
     Args:
         folder, plan: where to, and from what.
-        source: path of the trained network's file, for the manifest.
         recipe: what the run directory says of the training, for the manifest.
         check_stopped: function that is called between the steps; it raises what is to stop them.
 
@@ -228,13 +258,11 @@ def write_version(folder, plan, source, recipe, check_stopped):
     judge(folder, plan, entries, checks, found)
     manifest.write_manifest(
         folder,
-        model={"path": str(source), "sha256": sha256_of(source), "name": plan.model.name},
+        model={**plan.source, "name": plan.model.name},
         recipe=recipe,
-        preprocessing={
-            **{"resize": plan.resize, "size": plan.size, "pixels": "RGB 0..255"},
-            "exif_orientation": plan.exif_orientation,
-        },
+        preprocessing=preprocessing(plan.images),
         classes=len(plan.labels),
+        answer={"output": answer_rules.answer_name(plan.reference), "ending": plan.ending},
         warmup=warm,
         checks=checks,
         **entries,

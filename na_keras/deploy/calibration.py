@@ -8,7 +8,7 @@ import pathlib
 
 import tensorflow as tf
 
-from na_keras.data import load_source, preprocessing
+from na_keras.data import load_source
 from na_keras.data.image_folder import IMAGE_SUFFIXES, images_and_others
 
 SEED = 0  # of the draw, so that the same export gives the same file
@@ -51,25 +51,24 @@ def from_dataset(dataset, data_dir=None, **splits):
     return load_source(dataset, "train", data_dir, **splits).examples(SEED)
 
 
-def representative_images(examples, resize, size, count, exif_orientation=True):
+def representative_images(examples, images, count):
     """Representative images as convert_tflite asks for them.
 
     Args:
         examples: tf.data.Dataset with "image" and "name", as the functions above return it.
-        resize, size, exif_orientation: see preprocessing.evaluation_image.
+        images: the ImageFormat that they are brought into.
         count: how many images, at most.
 
     Returns:
-        A function without arguments that yields [float32 (1, size, size, 3)], the same images each time.
+        A function without arguments that yields [float32 (1, height, width, channels)], the same images each time.
 
     Raises:
         ValueError: an image does not decode; it is named. Before anything is converted.
     """
-    images = []
+    crops = []
     for example in examples.take(count):
         try:
-            image = preprocessing.evaluation_image(example["image"], resize, size, exif_orientation)
-            images.append(image.numpy()[None])
+            crops.append(images.crop(example["image"]).numpy()[None])
         except tf.errors.InvalidArgumentError as error:
             raise ValueError(f"{example['name'].numpy().decode()} does not decode: {error.message}") from error
-    return lambda: ([image.astype("float32")] for image in images)
+    return lambda: ([image.astype("float32")] for image in crops)

@@ -8,18 +8,22 @@ import keras
 from keras import ops
 
 
-def with_image_check(images, probabilities):
-    """The probabilities, with NaN in the rows of images that hold NaN or infinities.
+def with_image_check(images, answers):
+    """The answers, with NaN in the rows of images that hold NaN or infinities.
 
     Args:
         images: float (batch, height, width, channels).
-        probabilities: float (batch, classes).
+        answers: float (batch, ...).
     """
     # Two steps: fast kernels take the mean over height and width. Not x - x or 0 * x, which converters make 0.
     level = ops.mean(ops.mean(images, axis=(1, 2)), axis=1, keepdims=True)
-    return ops.where(ops.abs(level) < float("inf"), probabilities, float("nan"))
+    if len(answers.shape) != 2:
+        level = ops.reshape(level, (-1, *[1] * (len(answers.shape) - 1)))
+    return ops.where(ops.abs(level) < float("inf"), answers, float("nan"))
 
 
 def checked(network):
     """A functional classifier with the check."""
-    return keras.Model(network.inputs[0], with_image_check(network.inputs[0], network.outputs[0]), name=network.name)
+    images = network.inputs[0]
+    outputs = keras.tree.map_structure(lambda answers: with_image_check(images, answers), network.output)
+    return keras.Model(images, outputs, name=network.name)

@@ -1,4 +1,4 @@
-"""The network as an ONNX file, in deploy form: raw pixels in, probabilities out.
+"""The network as an ONNX file, in deploy form: raw pixels in, probabilities or logits out.
 
 Keras converts through tf2onnx. It makes inputs of the file out of a Normalization layer's constants, because they are
 tensors of TensorFlow and no variables; so that layer is replaced by Rescaling, which computes the same from plain
@@ -12,6 +12,7 @@ import numpy as np
 
 from na_keras.deploy import rewrite
 from na_keras.deploy.not_a_number import checked
+from na_keras.deploy.outputs import check_answer
 from na_keras.files import replace_file
 from na_keras.graph.calls import sublayers
 from na_keras.graph.copying import copy_layer
@@ -57,14 +58,14 @@ def without_captured_tensors(layer):
 
 
 def write_onnx(model, path):
-    """Writes a classifier as an ONNX file with one input, `images`, and one output, the probabilities.
+    """Writes a classifier as an ONNX file with one input, `images`, and one output, its answer.
 
     An image with a NaN or an infinity among its pixels has NaN scores.
 
     Args:
-        model: functional Keras model from float32 images (batch, height, width, 3), pixels 0..255, which it normalises
-            itself, to probabilities (batch, classes). It is written in deploy form; give the trained network, not a
-            deploy copy.
+        model: functional Keras model from float32 images (batch, height, width, channels), pixels 0..255, which it
+            normalises itself, to probabilities (batch, classes), or to {"logits": ...}. It is written in deploy form;
+            give the trained network, not a deploy copy.
         path: the file; one that is there is replaced when the new one is whole.
 
     Raises:
@@ -79,6 +80,8 @@ def write_onnx(model, path):
             "ONNX files need tf2onnx. Run: pip install 'na-keras[onnx]', in a checkout pip install -e '.[onnx]'. "
             f"({error})"
         ) from error
+    if not rewrite.is_deploy_copy(model):
+        check_answer(model, alone=True)
     network, _ = rewrite.rewritten(model, "tensorflow", without_captured_tensors)
     network = checked(network)
     signature = [keras.InputSpec(shape=(None, *model.input_shape[1:]), dtype="float32", name=INPUT)]

@@ -29,35 +29,6 @@ INACTIVE = tuple(getattr(layers, name) for name in INACTIVE_NAMES.split() if has
 CONVOLUTIONS = (layers.Conv2D, layers.DepthwiseConv2D)  # that batch norm is folded into; not their subclasses
 
 
-def image_size(model, size=None):
-    """Pixels of the sides of the square images that a classifier takes.
-
-    Args:
-        model: Keras model.
-        size: pixels, for a model whose own input shape leaves them open.
-
-    Raises:
-        ValueError: not one RGB image in and one row of numbers out; or no one size: the images are not square, the size
-            is not the model's, or nothing says it.
-    """
-    shapes = getattr(model, "input_shape", None), getattr(model, "output_shape", None)
-    image, answer = shapes
-    if not all(isinstance(shape, tuple) and all(not isinstance(side, tuple) for side in shape) for shape in shapes):
-        raise ValueError(f"Expected a classifier with one input and one output. Received: {image} to {answer}")
-    if len(image) != 4 or image[3] != 3 or len(answer) != 2:
-        raise ValueError(
-            "Expected a classifier from RGB images (batch, height, width, 3) to probabilities (batch, classes). "
-            f"Received: {image} to {answer}"
-        )
-    sides = {side for side in (*image[1:3], size) if side is not None}
-    if len(sides) != 1:
-        raise ValueError(
-            "Expected one size of square images, the model's own or `size` where it leaves them open. "
-            f"Received: images of {image[1]} x {image[2]}, size={size}"
-        )
-    return sides.pop()
-
-
 def with_float32(config):
     """A copy of a Keras configuration in which every dtype and dtype policy of floating type is float32."""
     if isinstance(config, dict):

@@ -7,14 +7,15 @@ import pathlib
 import keras
 
 from na_keras.files import sha256_of
-from na_keras.graph.calls import checked_functional, functional, sublayers
+from na_keras.graph.calls import sublayers
 from na_keras.graph.insertion import insert_attention
 from na_keras.layers import get_attention
-from na_keras.model_files import check_classifier, check_softmax, load_model, training_record
+from na_keras.model_files import training_record
 from na_keras.models.shared import classifier_of
 from na_keras.networks.classifiers import find_classifier, with_classifier
+from na_keras.networks.files import image_model, of_one_tensor, square_side
 from na_keras.networks.names import network_name, resolve_attention
-from na_keras.networks.pixels import MEANINGS, pixels_of_family, preprocessed, shown_pixels, with_pixels
+from na_keras.networks.pixels import pixels_of_family, preprocessed, with_pixels
 from na_keras.pretrained import (
     PRESERVED,
     KerasWeights,
@@ -152,78 +153,14 @@ def imagenet_weights(name, options):
     return KerasWeights(f"{name.text}, imagenet", arrays)
 
 
-def of_one_tensor(model):
-    """The same model with a tensor, not a list of one, as input and output: Keras warns where the other comes."""
-    return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
-
-
-def image_model(path, pixels, loaded=None):
-    """(functional model of a file, what pixels mean to it); `loaded` where the file has been read already.
-
-    Raises:
-        ValueError: no functional classifier of one RGB image; pixels that the file does not show, and nobody says; or
-            that it shows otherwise.
-    """
-    model = checked_functional(loaded or load_model(path), "A network that these programs take")
-    if len(model.inputs) == len(model.outputs) == 1:
-        model = of_one_tensor(model)
-    shape, output = model.input_shape, model.output_shape
-    if not (isinstance(shape, tuple) and isinstance(output, tuple) and len(shape) == 4 and shape[-1] == 3):
-        raise ValueError(
-            f"{path} must be a classifier of images (batch, height, width, 3). Received: {shape}, {output}"
-        )
-    if len(output) != 2 or output[-1] is None:
-        raise ValueError(f"{path} must answer (batch, classes). Received: {output}")
-    shown = shown_pixels(model)
-    if shown is None and pixels is None:
-        raise ValueError(f"{path} does not show what its pixels mean. Say it by --pixels: {MEANINGS}.")
-    if shown and pixels not in (None, shown):
-        raise ValueError(
-            f"{path} begins by scaling pixels of 0..255 itself, and --pixels {pixels} contradicts it: leave that out."
-        )
-    return model, shown or pixels
-
-
-def own_shape(network):
-    """(pixels of the sides, classes) of a file's model, None for what it leaves open; (None, None) of a name.
-
-    Raises:
-        FileNotFoundError, ValueError: as `open_classifier`.
-    """
-    if network.name.kind != "file":
-        return None, None
-    model, _ = image_model(network.name.path, network.pixels)
-    return model.input_shape[1], model.output_shape[-1]
-
-
-def open_classifier(path, pixels=None):
-    """The classifier of a `.keras` or `.h5` file, from raw images to probabilities.
-
-    Raises:
-        FileNotFoundError, ValueError: as `load_model`, and as `image_model`.
-    """
-    loaded = load_model(path)
-    if functional(loaded) is None:  # code of its own, which nothing here looks into
-        return check_classifier(loaded)
-    model, meaning = image_model(path, pixels, loaded)
-    model = with_pixels(model, meaning, None)
-    try:
-        check_softmax(model)
-    except ValueError:
-        if find_classifier(model, str(path))[-1] == "softmax":
-            raise
-        return with_classifier(model, str(path), model.output_shape[-1], "softmax")
-    return model
-
-
-def from_file(network, size, classes, notes):
+def from_file(network, size, classes, activation, notes):
     """A file's model for raw images, before modules; its classifier is that of the file, or fresh."""
     path = network.name.path
     model, pixels = image_model(path, network.pixels)
-    sides = model.input_shape[1:3]
-    if size is None and None not in sides or size is not None and {*sides} - {None, size}:
+    side = square_side(model, path)
+    if size != side and None not in (side, size) or size is None and side is not None:
         raise ValueError(
-            f"{path} takes images of {sides[0]} x {sides[1]}: give --size {sides[0]} and no other --evaluation-size. "
+            f"{path} takes images of {side} x {side}: give --size {side} and no other --evaluation-size. "
             f"Received: {'several sizes' if size is None else size}"
         )
     half = {layer.compute_dtype for layer in sublayers(model)} & HALF_PRECISION
@@ -239,6 +176,8 @@ def from_file(network, size, classes, notes):
     there = model.output_shape[-1]
     if classes not in (None, there):
         notes.append(f"The classifier is new: {path} is of {there} classes, the network has {classes}.")
+    elif activation == "softmax" and find_classifier(model, str(path))[-1] == "sigmoid":
+        notes.append(f"{path} ends in sigmoids, of classes that do not exclude each other; the network in a softmax.")
     return with_classifier(model, str(path), classes or there, "softmax")
 
 
@@ -261,7 +200,7 @@ def build_foreign(network, size, classes, activation, synchronized, weights, not
 
     def plain(classes):
         if network.name.kind == "file":
-            return from_file(network, size, classes, notes)
+            return from_file(network, size, classes, activation, notes)
         return from_applications(network, size, classes)
 
     factory = get_attention(resolve_attention(network.attention), synchronized=synchronized)
@@ -334,7 +273,7 @@ def build(network, *, size, classes, activation=None, synchronized=False, weight
         network: a `Network`.
         size: pixels of the images' sides; None leaves them open.
         classes: number of classes.
-        activation: "softmax", or None for logits.
+        activation: "softmax", "sigmoid", or None for logits.
         synchronized: batch statistics over all replicas of a tf.distribute strategy.
         weights: `Start.weights` to start from; None of a network whose weights are about to be replaced, as by a
             checkpoint. A file's own weights are there in any case.

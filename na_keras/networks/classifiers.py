@@ -13,7 +13,7 @@ from na_keras.graph.scores import flat_makers, squashing_of
 
 SIZE_OF = {layers.Dense: "units", layers.Conv2D: "filters"}
 PASSIVE = (layers.Flatten, layers.Reshape, layers.Dropout, layers.GlobalAveragePooling2D, layers.Identity)
-KNOWN = {"softmax", "linear"}
+KNOWN = {"softmax", "sigmoid", "linear"}
 
 
 def is_softmax(operation):
@@ -22,7 +22,8 @@ def is_softmax(operation):
 
 
 def activation_of(call):
-    """The activation that a call is or ends in: "softmax", "linear", or another one's name; what it computes counts."""
+    """The activation that a call is or ends in: "softmax", "sigmoid", "linear", or another one's name; what it computes
+    counts."""
     activation = getattr(call.operation, "activation", keras.activations.linear)
     if not is_softmax(call.operation) and activation in (None, keras.activations.linear):
         return "linear"
@@ -40,7 +41,7 @@ def find_classifier(model, where):
         (the layer, list of the operations after it that are activations, name of the activation in all).
 
     Raises:
-        ValueError: it ends otherwise, or in another activation than softmax or none.
+        ValueError: it ends otherwise, or in another activation than softmax, sigmoid or none.
     """
     tensor, makers, tail = model.outputs[0], flat_makers(model), []
     while True:
@@ -61,7 +62,9 @@ def find_classifier(model, where):
     activations = [activation_of(call) for call in (call, *tail)]
     other = [name for name in activations if name != "linear"]
     if len(other) > 1 or not set(other) <= KNOWN:
-        raise ValueError(f"{where} must end in a softmax, or in logits. Received: {' and '.join(map(str, other))}")
+        raise ValueError(
+            f"{where} must end in a softmax, in sigmoids, or in logits. Received: {' and '.join(map(str, other))}"
+        )
     return operation, [call.operation for call in tail], other[0] if other else "linear"
 
 
@@ -109,7 +112,7 @@ def with_classifier(model, where, classes, activation, synchronized=False):
         model: functional, one output (batch, classes).
         where: what the model is called in messages.
         classes: a number other than the model's makes the classifier a fresh one.
-        activation: "softmax", or None for logits.
+        activation: "softmax", "sigmoid", or None for logits.
         synchronized: batch statistics over all replicas, in every batch norm.
 
     Raises:

@@ -29,7 +29,13 @@ MEANINGS = "raw (0..255), tf (-1..1), torch (ImageNet's mean and deviation) or c
 
 
 def preprocessed(image, pixels):
-    """Raw images, a Keras tensor (batch, height, width, 3), as `pixels` says; float32 whatever the precision policy."""
+    """Raw images, a Keras tensor (batch, height, width, 3), as `pixels` says; float32 whatever the precision policy.
+
+    Raises:
+        ValueError: "torch" or "caffe", which are of three channels, for images of another number.
+    """
+    if pixels in ("torch", "caffe") and image.shape[-1] != 3:
+        raise ValueError(f"pixels={pixels} is of red, green and blue. Received: images of shape {image.shape[1:]}")
     options = {"dtype": "float32", "name": f"{pixels}_preprocessing"}
     if pixels == "tf":
         return keras.layers.Rescaling(1 / 127.5, offset=-1.0, **options)(image)
@@ -107,7 +113,7 @@ def with_pixels(model, pixels, size):
     """The functional model, for raw images, which it shows by its first layer.
 
     Args:
-        model: takes images (batch, height, width, 3).
+        model: takes images (batch, height, width, channels); of several outputs all stay, as a list.
         pixels: what they mean to it, a key of PIXELS.
         size: pixels of the sides where the model leaves them open; None leaves them open.
     """
@@ -115,12 +121,12 @@ def with_pixels(model, pixels, size):
     said = pixels == "raw" and shown_pixels(model) == "raw"
     if said and tuple(sides) == tuple(model.input_shape[1:3]):
         return model
-    image = keras.Input((*sides, 3), name="images")
+    image = keras.Input((*sides, model.input_shape[3]), name="images")
     x = preprocessed(image, pixels)
     if pixels == "raw" and not said:  # for whoever reads the file that is written of it
         x = keras.layers.Rescaling(1.0, dtype="float32", name="raw_preprocessing")(image)
     outputs = run_graph(model, x, lambda operation, *args, **kwargs: operation(*args, **kwargs))
-    return keras.Model(image, outputs[0], name=model.name)
+    return keras.Model(image, outputs if len(outputs) > 1 else outputs[0], name=model.name)
 
 
 class Reached(Exception):

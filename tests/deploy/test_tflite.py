@@ -13,6 +13,7 @@ import evaluate
 from na_keras import NAMobileNetV2, NormalizationAttention
 from na_keras.data import digits, pipeline
 from na_keras.deploy import TFLITE_KINDS, attention_forms, calibration, convert_tflite, deploy_copy
+from na_keras.deploy.images import ImageFormat
 from na_keras.deploy.tflite import conversion, float_gates
 from na_keras.deploy.tflite import graph as tflite_graph
 from na_keras.deploy.tflite.runner import Runner
@@ -53,7 +54,9 @@ def trained():
 
 @pytest.fixture(scope="module")
 def sample():
-    return calibration.representative_images(calibration.from_dataset("digits"), RESIZE, SIZE, 100)
+    return calibration.representative_images(
+        calibration.from_dataset("digits"), ImageFormat(SIZE, SIZE, 3, RESIZE), 100
+    )
 
 
 @pytest.fixture(scope="module")
@@ -222,12 +225,12 @@ def test_sample_images_come_from_folders_and_name_what_does_not_decode(tmp_path)
     for index, picture in enumerate(pixels):
         (tmp_path / "class" / f"{index}.png").write_bytes(tf.io.encode_png(picture).numpy())
     (tmp_path / "notes.txt").write_text("not an image, and not read")
-    generate = calibration.representative_images(calibration.from_folder(tmp_path), 36, 32, 10)
+    generate = calibration.representative_images(calibration.from_folder(tmp_path), ImageFormat(32, 32, 3, 36), 10)
     first, second = ([image for (image,) in generate()] for _ in range(2))
     assert [image.shape for image in first] == [(1, 32, 32, 3)] * 3 and first[0].dtype == np.float32
     np.testing.assert_array_equal(first, second)
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff nothing")
     with pytest.raises(ValueError, match="broken.jpg does not decode"):
-        calibration.representative_images(calibration.from_folder(tmp_path), 36, 32, 10)
+        calibration.representative_images(calibration.from_folder(tmp_path), ImageFormat(32, 32, 3, 36), 10)
     with pytest.raises(FileNotFoundError, match="No images in"):
         calibration.from_folder(tmp_path / "missing")

@@ -101,7 +101,7 @@ def test_targets_are_the_projects_and_only_for_what_they_were_set():
     assert {line.count("|") for line in markdown} == {11}
 
 
-def tiny(input_shape, attention=None):
+def tiny(input_shape, attention=None, classes=10, classifier_activation="softmax", synchronized_batch_norm=False):
     """Stands for ResNet50: built by the same call, with the same kinds of layers."""
     image = keras.Input(input_shape, name="images")
     x = keras.layers.Rescaling(1 / 127.5, -1)(image)
@@ -111,7 +111,7 @@ def tiny(input_shape, attention=None):
             x = get_attention(attention)(name=f"attention{filters}")(x)
         x = keras.layers.ReLU()(x)
     x = keras.layers.GlobalAveragePooling2D()(x)
-    return keras.Model(image, keras.layers.Dense(10, "softmax", name="predictions")(x), name="tiny")
+    return keras.Model(image, keras.layers.Dense(classes, classifier_activation, name="predictions")(x), name="tiny")
 
 
 @pytest.fixture
@@ -155,7 +155,7 @@ def test_the_table_follows_from_the_seconds(tiny_network, tmp_path, monkeypatch,
 
     # Sizes are those of the files; Keras' are the weights'.
     sizes = {(row.kind, row.attention): row.megabytes for row in rows}
-    assert sizes["keras", "none"] == pytest.approx(4e-6 * tiny((32, 32, 3)).count_params())
+    assert sizes["keras", "none"] == pytest.approx(4e-6 * tiny((32, 32, 3), classes=1000).count_params())
     (file,) = workdir.glob("tiny-na-32-float32-*")
     assert sizes["float32", "na"] == file.stat().st_size / 1e6
     (folder,) = workdir.glob("tiny-na-32-savedmodel-*")
@@ -230,6 +230,25 @@ def test_networks_have_nothing_to_fold_away(name, attention, norm_count, gate_co
     assert np.ptp(last, axis=0).max() > 0.1  # images are told apart
 
 
+def test_files_of_other_images_are_measured_as_they_are_and_with_modules(tmp_path):
+    image = keras.Input((None, 40, 1))
+    x = keras.layers.Conv2D(8, 3, 2)(keras.layers.Rescaling(1 / 255)(image))
+    branch = keras.layers.BatchNormalization()(keras.layers.Conv2D(8, 3, padding="same")(x))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Add()([x, branch]))
+    keras.Model(image, keras.layers.Dense(3, "sigmoid")(x)).save(path := tmp_path / "Oblong.keras")
+    files = artifacts.Artifacts(tmp_path, 24)
+    plain, with_na = (files.network(str(path), attention) for attention in ("none", "na"))
+    assert plain.input_shape == with_na.input_shape == (None, 24, 40, 1)
+    assert [sum(isinstance(x, NormalizationAttention) for x in model.layers) for model in (plain, with_na)] == [0, 1]
+    for kind in ("keras", "savedmodel", "float32"):
+        runtime = runtimes.RUNTIMES[kind]
+        source = files.path(str(path), "none", kind) if runtime.write else plain
+        program = runtime.program(source, 2, 24, 1)
+        assert program.side == "24x40" and any(answer.shape[1] == 3 for answer in program())
+    assert report.image_sizes([Row("m", "k", 1, "a", 1.0, side=side) for side in ("24x40", 32)], 224) == [32, "24x40"]
+    assert "images 32 x 32, 24 x 40;" in report.circumstances(1, 1, [32, "24x40"])
+
+
 def test_a_network_that_does_not_run_has_a_reason_instead_of_numbers(capsys):
     def refused():
         raise RuntimeError("failed to create XNNPACK\nruntime")
@@ -265,7 +284,7 @@ def test_what_was_measured_before_an_interruption_is_reported(monkeypatch, tmp_p
 def test_bad_arguments_are_refused_before_any_work(tmp_path, monkeypatch):
     program = "export/benchmark.py"
     assert "NAME=PATH" in error_of(program, "--tflite", "file.tflite")
-    assert "--model must be of mobilenetv2" in error_of(program, "--model", "resnet51")
+    assert "Did you mean ResNet50" in error_of(program, "--model", "resnet51", "--kinds", "keras")
     for arguments, message in (
         (["--rounds", "0"], "--rounds must be at least 1. Received: 0"),
         (["--batch-size", "1", "0"], "--batch-size must be at least 1. Received: 0"),

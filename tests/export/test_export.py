@@ -18,6 +18,7 @@ from consumers import answer_rules, wire_format
 from na_keras import MobileNetV2, NAMobileNetV2, deploy
 from na_keras.data import preprocessing
 from na_keras.deploy import TFLITE_KINDS, rewrite
+from na_keras.deploy.images import ImageFormat
 from versions import warmup
 
 
@@ -286,7 +287,7 @@ def test_a_folder_that_holds_something_else_is_refused_and_kept(model_file, tmp_
 
 def test_bad_models_and_labels_are_refused_before_anything_is_written(model_file, tmp_path):
     out = tmp_path / "out"
-    assert "No model file at" in refuse(tmp_path / "missing.keras", out)
+    assert "there is no file" in refuse(tmp_path / "missing.keras", out)
     (tmp_path / "text.keras").write_text("not a model")
     assert "is not a Keras model file" in refuse(tmp_path / "text.keras", out)
     (tmp_path / "labels.txt").write_text("a\nb\n")
@@ -294,11 +295,11 @@ def test_bad_models_and_labels_are_refused_before_anything_is_written(model_file
     assert "No such file" in refuse(model_file, out, "--labels", tmp_path / "missing.txt")
     assert "--resize must be at least the image size 48. Received: 40" in refuse(model_file, out, "--resize", 40)
     logits = make_run(tmp_path / "logits", activation=None)
-    assert "ends in a softmax. Received: linear" in refuse(logits, out)
+    assert "ends in logits. Say by --activation what its answers are to be: softmax" in refuse(logits, out)
     features = make_run(tmp_path / "features", include_top=False)
-    assert "Expected class probabilities (batch, classes)" in refuse(features, out)
+    assert "must answer (batch, classes). Received: (None, 11, 11, 16)" in refuse(features, out)
     raw = make_run(tmp_path / "raw", build=lambda size: NAMobileNetV2((size, size, 3), include_preprocessing=False))
-    assert "normalises them itself" in refuse(raw, out)
+    assert "does not show what its pixels mean. Say it by --pixels" in refuse(raw, out)
     unknown = tmp_path / "unknown.keras"
     keras.Sequential([keras.Input((32, 32, 3)), Unregistered()]).save(unknown)
     assert "Unregistered, which is not registered here" in refuse(unknown, out)
@@ -308,13 +309,16 @@ def test_bad_models_and_labels_are_refused_before_anything_is_written(model_file
 
 def test_sizes_come_from_the_flag_the_run_or_the_network():
     model = lambda *sides: keras.Sequential([keras.Input((*sides, 3)), keras.layers.Rescaling(1.0)])  # noqa: E731
-    recipe = {"size": 48, "evaluation_resize": 56}
-    assert export_model.choose_sizes(model(None, None), recipe, None) == (56, 48)
-    assert export_model.choose_sizes(model(32, 32), recipe, 40) == (40, 32)
-    assert export_model.choose_sizes(model(224, 224), None, None) == (256, 224)
-    for unusable in (model(32, 64), model(None, None)):
-        with pytest.raises(ValueError, match="one square image size"):
-            export_model.choose_sizes(unusable, None, None)
+    recipe = {"size": 48, "evaluation_resize": 56, "exif_orientation": False}
+    choose = export_model.choose_images
+    assert choose(model(None, None), recipe) == ImageFormat(48, 48, 3, 56, False)
+    assert choose(model(32, 32), recipe, None, 40) == ImageFormat(32, 32, 3, 40, False)
+    assert choose(model(224, 224), None) == ImageFormat(224, 224, 3, 256, True)
+    assert choose(model(None, None), None, (32, 64)) == ImageFormat(32, 64, 3, 37, True)
+    with pytest.raises(ValueError, match="by --size N, or --size HEIGHT WIDTH"):
+        choose(model(None, None), None)
+    with pytest.raises(ValueError, match=r"images of 32 x 64, size=\[32, 32\]"):
+        choose(model(32, 64), None, [32, 32])
 
 
 def test_a_missing_package_is_named_before_any_work(monkeypatch, tmp_path):
@@ -330,4 +334,4 @@ def test_a_model_without_its_run_directory_needs_nothing_else(model_file, tmp_pa
     arguments = export_model.parse_arguments(["--model", str(alone), "--output", str(tmp_path / "out")])
     plan, recipe = export_model.make_plan(arguments)
     assert recipe is None and plan.labels == list("0123456")
-    assert (plan.resize, plan.size) == (round(48 * 256 / 224), 48)
+    assert plan.images == ImageFormat(48, 48, 3, round(48 * 256 / 224), True)

@@ -104,7 +104,7 @@ def test_a_nested_file_gets_other_classes_and_modules_of_ones_own(tmp_path):
 @pytest.mark.parametrize(
     ("options", "fields", "message"),
     [
-        ({"last": ("sigmoid",)}, {}, "must end in a softmax, or in logits. Received: sigmoid"),
+        ({"last": ("tanh",)}, {}, "must end in a softmax, in sigmoids, or in logits. Received: tanh"),
         ({"last": ("softmax", layers.Rescaling(2.0))}, {}, "must end in a Dense layer .*a Rescaling"),
         ({}, {"size": 48}, "takes images of 32 x 32: give --size 32"),
         ({}, {"options": {"alpha": 1.0}}, "is built already"),
@@ -115,6 +115,17 @@ def test_what_does_not_fit_is_refused(options, fields, message, tmp_path):
     small_classifier(RESCALING, **options).save(tmp_path / "model.keras")
     with pytest.raises(ValueError, match=message):
         built(tmp_path / "model.keras", **fields)
+
+
+def test_a_file_of_sigmoids_starts_other_endings_which_is_said(tmp_path):
+    model = small_classifier(RESCALING, last=("sigmoid",))
+    model.save(tmp_path / "model.keras")
+    logits, notes = built(tmp_path / "model.keras", activation=None)
+    np.testing.assert_allclose(keras.ops.sigmoid(logits(pictures())), model(pictures()), atol=1e-5)
+    same, said = built(tmp_path / "model.keras", activation="sigmoid")
+    np.testing.assert_allclose(same(pictures()), model(pictures()), atol=1e-5)
+    assert notes == said == ""
+    assert "model.keras ends in sigmoids" in built(tmp_path / "model.keras")[1]
 
 
 def test_the_same_classes_in_another_order_are_refused_and_other_classes_said(tmp_path):

@@ -1,6 +1,7 @@
 """A Keras classifier as a TFLite file: one image at a time, raw pixels in, probabilities out, builtin operations only.
 
-    images   float32 or uint8 (1, size, size, 3), RGB, pixels 0..255   ->   probabilities (1, classes)
+    images   float32 or uint8 (1, height, width, channels), RGB or grey, pixels 0..255
+             ->   probabilities or logits (1, classes)
 
 What kinds of files there are is said in kinds.py.
 """
@@ -12,8 +13,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from na_keras.deploy.images import image_shape
 from na_keras.deploy.not_a_number import checked
-from na_keras.deploy.rewrite import image_size, in_deploy_form
+from na_keras.deploy.outputs import check_answer, named
+from na_keras.deploy.rewrite import in_deploy_form
 from na_keras.deploy.tflite import float_gates, graph, metadata, resizing
 from na_keras.deploy.tflite.kinds import checked_kind
 from na_keras.deploy.tflite.runner import litert
@@ -97,13 +100,13 @@ def convert_network(network, kind, representative=None):
     settings = checked_kind(kind)
     images = tf.TensorSpec((1, *network.input_shape[1:]), tf.float32, name="images")
 
-    def probabilities(images):
-        return {"probabilities": network(images, training=False)}
+    def answer(images):
+        return named(network(images, training=False))
 
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "saved"
         archive = keras.export.ExportArchive()
-        archive.add_endpoint("serving_default", probabilities, [images])
+        archive.add_endpoint("serving_default", answer, [images])
         archive.write_out(str(path), verbose=False)
         converter = tf.lite.TFLiteConverter.from_saved_model(str(path), signature_keys=["serving_default"])
         converter.target_spec.supported_ops = [tf.lite.OpsSet[settings.operations]]
@@ -129,22 +132,24 @@ def convert_tflite(model, kind="float32", representative=None, *, size=None, lab
         blob = convert_tflite(model, "int8", images)        # numpy array (200, 224, 224, 3), pixels 0..255
         pathlib.Path("model_int8.tflite").write_bytes(blob)
 
-    The file takes one image (1, size, size, 3), RGB, raw pixels 0..255, as `images`, and answers with `probabilities`
-    (1, classes); the dtype of both is float32, for the kinds "int8" and "int8_float_gate" uint8, where a byte is a
-    pixel: scale 1, zero point 0. It holds builtin operations only, which every LiteRT runtime has. An interpreter can
-    resize the batch. In files of kinds that are not quantized an image with a NaN or an infinity has NaN scores.
+    The file takes one image (1, height, width, channels), raw pixels 0..255, as `images`, and answers with
+    `probabilities` (1, classes), or with `logits`; the dtype of both is float32, for the kinds "int8" and
+    "int8_float_gate" uint8, where a byte is a pixel: scale 1, zero point 0. It holds builtin operations only, which
+    every LiteRT runtime has. An interpreter can resize the batch. In files of kinds that are not quantized an image
+    with a NaN or an infinity has NaN scores.
 
     Args:
-        model: functional Keras classifier from float32 images (batch, size, size, 3), pixels 0..255, which it
-            normalises itself, to probabilities (batch, classes). Layers of your own may be in it. It is converted in
-            deploy form; a model that `deploy_copy` made is converted as it is: so the float twin of a quantized file,
-            for `compare_tensors`, is convert_tflite(deploy_copy(model, "integer_safe")[0]).
+        model: functional Keras classifier from float32 images (batch, height, width, channels), RGB or grey, pixels
+            0..255, which it normalises itself, to probabilities (batch, classes), or to {"logits": ...}. Layers of your
+            own may be in it. It is converted in deploy form; a model that `deploy_copy` made is converted as it is: so
+            the float twin of a quantized file, for `compare_tensors`, is
+            convert_tflite(deploy_copy(model, "integer_safe")[0]).
         kind: a key of TFLITE_KINDS: "float32", "float16", "dynamic", "int8", "int8_float_gate" or "int16x8".
         representative: for the quantized kinds (the last three), some hundred images like those that the file will see:
-            an array (count, size, size, 3), pixels 0..255, or TensorFlow's convention, a function without arguments
-            that yields [float32 (1, size, size, 3)]. Their ranges become the integers' scales; the input's is always
-            0..255. Others ignore it.
-        size: pixels of the images' sides; needed where the model's input shape leaves them open.
+            an array (count, height, width, channels), pixels 0..255, or TensorFlow's convention, a function without
+            arguments that yields [float32 (1, height, width, channels)]. Their ranges become the integers' scales; the
+            input's is always 0..255. Others ignore it.
+        size: pixels of the images' sides, or (height, width); needed where the model's input shape leaves them open.
         labels: class names in the order of the outputs, to be written into the file with a description, as MediaPipe
             and Android Studio read them; None writes none. "int16x8" takes none: MediaPipe does not run such files.
         name, description: with labels: text for a person; the default name is the model's.
@@ -160,21 +165,23 @@ def convert_tflite(model, kind="float32", representative=None, *, size=None, lab
             named; "int8_float_gate" for a network without NA.
     """
     settings = checked_kind(kind)
-    size = image_size(model, size)
+    shape, (answer, classes) = image_shape(model, size), check_answer(model, alone=True)
     litert("schema_py_generated")  # before minutes of work
     if settings.quantized:
         if representative is None:
             raise ValueError(f"The kind {kind} needs representative images. Received: representative=None")
-        representative = with_full_range(representative_function(representative, (size, size, 3)))
+        representative = with_full_range(representative_function(representative, shape))
     if labels is not None:
         if not settings.has_metadata:
             raise ValueError(f"The kind {kind} carries no labels: MediaPipe does not run it. Received: labels")
-        metadata.check_labels(labels, model.output_shape[-1])
+        metadata.check_labels(labels, classes)
     network = in_deploy_form(model, settings.form)
     if None in network.input_shape[1:3]:
-        images = keras.Input((size, size, 3), name="images")
+        images = keras.Input(shape, name="images")
         network = keras.Model(images, network(images), name=network.name)
     # Integers cannot be NaN; a float input of quantized activations loses it at once.
     flatbuffer = convert_network(network if settings.quantized else checked(network), kind, representative)
     check_raw_pixels(flatbuffer)
-    return flatbuffer if labels is None else metadata.attach(flatbuffer, labels, name or model.name, description)
+    if labels is None:
+        return flatbuffer
+    return metadata.attach(flatbuffer, labels, name or model.name, description, answer=answer)

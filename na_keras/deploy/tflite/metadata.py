@@ -36,7 +36,7 @@ FIELDS = {
 }
 FEATURE_PROPERTIES, IMAGE_PROPERTIES = 1, 2  # union ContentProperties
 NORMALIZATION_OPTIONS = 1  # union ProcessUnitOptions
-RGB = 1  # enum ColorSpaceType
+COLOR_SPACES = {3: 1, 1: 2}  # {channels: enum ColorSpaceType, RGB or GRAYSCALE}
 TENSOR_AXIS_LABELS = 2  # enum AssociatedFileType: a name per index along the output's only long axis
 
 
@@ -73,31 +73,32 @@ def write(builder, value):
     return builder.EndObject()
 
 
-def classifier_metadata(name, description="", version=""):
-    """The ModelMetadata flatbuffer (bytes) of a network from an RGB image 0..255 to class probabilities."""
+def classifier_metadata(name, description="", version="", *, channels=3, answer="probabilities"):
+    """The ModelMetadata flatbuffer (bytes) of a network from an image 0..255 to class probabilities, or logits."""
     normalization = Table("NormalizationOptions", mean=[0.0], std=[1.0])
     image = Table(
         "TensorMetadata",
         name="image",
-        description="RGB image, pixels 0 to 255",
+        description=f"{'grey' if channels == 1 else 'RGB'} image, pixels 0 to 255",
         content=Table(
             "Content",
             content_properties_type=IMAGE_PROPERTIES,
-            content_properties=Table("ImageProperties", color_space=RGB),
+            content_properties=Table("ImageProperties", color_space=COLOR_SPACES[channels]),
         ),
         process_units=[Table("ProcessUnit", options_type=NORMALIZATION_OPTIONS, options=normalization)],
     )
     labels = Table("AssociatedFile", name=LABELS_FILE, description="class names", type=TENSOR_AXIS_LABELS)
-    probability = Table(
+    noun = {"probabilities": "probability", "logits": "logit"}[answer]
+    scores = Table(
         "TensorMetadata",
-        name="probability",
-        description="probability of each class",
+        name=noun,
+        description=f"{noun} of each class",
         content=Table(
             "Content", content_properties_type=FEATURE_PROPERTIES, content_properties=Table("FeatureProperties")
         ),
         associated_files=[labels],
     )
-    graph = Table("SubGraphMetadata", input_tensor_metadata=[image], output_tensor_metadata=[probability])
+    graph = Table("SubGraphMetadata", input_tensor_metadata=[image], output_tensor_metadata=[scores])
     texts = {key: text for key, text in (("description", description), ("version", version)) if text}
     model = Table("ModelMetadata", name=name, **texts, subgraph_metadata=[graph], min_parser_version=PARSER_VERSION)
     builder = flatbuffers.Builder(1024)
@@ -114,14 +115,21 @@ def check_labels(labels, classes):
 
 
 def check_classifier_file(blob, labels):
-    """Raises ValueError unless `labels` fit the TFLite file and its input is one that MediaPipe takes."""
+    """The channels of a TFLite classifier's image.
+
+    Raises:
+        ValueError: `labels` do not fit the file, or its input is of a type that MediaPipe does not take.
+    """
     described = describe(blob)
     inputs, outputs = described["inputs"], described["outputs"]
-    if len(inputs) != 1 or len(outputs) != 1 or len(inputs[0]["shape"]) != 4 or inputs[0]["shape"][-1] != 3:
-        raise ValueError(f"Expected one RGB image in and one tensor out. Received: {inputs} and {outputs}")
+    if len(inputs) != 1 or len(outputs) != 1 or len(inputs[0]["shape"]) != 4:
+        raise ValueError(f"Expected one image in and one tensor out. Received: {inputs} and {outputs}")
+    if inputs[0]["shape"][-1] not in COLOR_SPACES:
+        raise ValueError(f"Expected an RGB or grey image. Received: {inputs}")
     if (dtype := inputs[0]["dtype"]) not in ("float32", "uint8"):
         raise ValueError(f"MediaPipe takes float32 and uint8 images. Received a file with {dtype} input")
     check_labels(labels, outputs[0]["shape"][-1])
+    return inputs[0]["shape"][-1]
 
 
 class AlignedBuilder(flatbuffers.Builder):
@@ -133,13 +141,14 @@ class AlignedBuilder(flatbuffers.Builder):
         return super().CreateNumpyVector(x)
 
 
-def attach(blob, labels, name, description="", version=""):
+def attach(blob, labels, name, description="", version="", *, answer="probabilities"):
     """A TFLite classifier with its class names and description inside; what it computes is untouched.
 
     Args:
         blob: the TFLite file (bytes), float32 or uint8 image in, probabilities out.
         labels: class names in the order of the outputs; UTF-8 in the file.
         name, description, version: free text for a person; empty ones are left out.
+        answer: what the output is, "probabilities" or "logits".
 
     Returns:
         The new file, as bytes: the same ones whenever the arguments are.
@@ -148,12 +157,13 @@ def attach(blob, labels, name, description="", version=""):
         ValueError: labels that do not fit, an input that MediaPipe refuses, a file that has metadata already.
     """
     schema = litert("schema_py_generated")
-    check_classifier_file(blob, labels)
+    channels = check_classifier_file(blob, labels)
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(blob, 0))
     if any(entry.name == NAME for entry in model.metadata or ()):
         raise ValueError("The TFLite file has metadata already. Attach to the file that the converter wrote.")
     buffer, entry = schema.BufferT(), schema.MetadataT()
-    buffer.data = np.frombuffer(classifier_metadata(name, description, version), np.uint8)
+    about = classifier_metadata(name, description, version, channels=channels, answer=answer)
+    buffer.data = np.frombuffer(about, np.uint8)
     model.buffers.append(buffer)
     entry.name, entry.buffer = NAME, len(model.buffers) - 1
     model.metadata = [*(model.metadata or ()), entry]
