@@ -39,15 +39,10 @@ LEFT_OUT = {
     ),
     "test_optimizers": "refused or round_trip",
 }
-ENVIRONMENT = {
-    # Compiled code need not be fast: each test runs another, once or twice. What is switched off is LLVM's work; XLA's
-    # own rewriting, which can change numbers, stays.
-    "jax": {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
-    "torch": {},
-}
+BACKENDS = ("jax", "torch")
 
 
-@pytest.mark.parametrize("backend", ENVIRONMENT)
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_layers_and_networks_pass_on(backend):
     if importlib.util.find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed")
@@ -55,7 +50,7 @@ def test_layers_and_networks_pass_on(backend):
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-k", f"not ({left_out})", *(f"tests/{name}" for name in PORTABLE)],
         cwd=ROOT,
-        env={**os.environ, "KERAS_BACKEND": backend, **ENVIRONMENT[backend]},
+        env={**os.environ, "KERAS_BACKEND": backend},
         capture_output=True,
         text=True,
     )

@@ -124,7 +124,7 @@ def install(folder):
     folder.mkdir()
     program = folder / "tensorflow_model_server"
     export = here.parents[2] / "export"
-    program.write_text(f'#!/bin/sh\nPYTHONPATH="{export}" exec "{sys.executable}" "{here}" "$@"\n')
+    program.write_text(f'#!/bin/sh\nPYTHONPATH="{export}:$PYTHONPATH" exec "{sys.executable}" "{here}" "$@"\n')
     program.chmod(0o755)
     return program
 

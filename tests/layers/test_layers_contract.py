@@ -103,9 +103,8 @@ def quantized(tmp_path_factory):
     states = [answers(model)]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Layer .* does not have a `quantize` method")
-        gc.freeze()  # Keras collects garbage at each kernel that it replaces: what is there is none
+        gc.freeze()  # Keras collects garbage at each kernel that it replaces: what is there is none, and stays frozen
         model.quantize("int8")
-    gc.unfreeze()
     path = tmp_path_factory.mktemp("quantized") / "model.keras"
     model.save(path)
     return [*states, answers(model), answers(keras.saving.load_model(path))]
