@@ -109,16 +109,22 @@ def open_saved_model(path):
     loaded = tf.saved_model.load(str(path))
     signature = loaded.signatures.get("serving_default")
     inputs = {} if signature is None else signature.structured_input_signature[1]
-    if set(inputs) != {"images"} or "probabilities" not in signature.structured_outputs:
+    outputs = {} if signature is None else signature.structured_outputs
+    answer = next((name for name in ("probabilities", "logits") if name in outputs), None)
+    if set(inputs) != {"images"} or answer is None:
         raise ValueError(
-            f"Expected a SavedModel with the signature serving_default(images) -> probabilities. Received: {inputs}"
+            "Expected a SavedModel with the signature serving_default(images) -> probabilities or logits. "
+            f"Received: {inputs} -> {sorted(outputs)}"
         )
-    size, classes = inputs["images"].shape[1], signature.structured_outputs["probabilities"].shape[-1]
+    check_exported(path, inputs["images"].shape)
+    size, classes = inputs["images"].shape[1], outputs[answer].shape[-1]
 
     def predict(images, keep_alive=loaded):  # a signature does not hold its variables
-        return signature(images=tf.cast(images, inputs["images"].dtype))["probabilities"]
+        return signature(images=tf.cast(images, inputs["images"].dtype))[answer]
 
-    return Trained(predict, False, classes, size, None, *exported_pixels(path), path, exported_labels(path))
+    return Trained(
+        predict, answer == "logits", classes, size, None, *exported_pixels(path), path, exported_labels(path)
+    )
 
 
 def open_tflite(path):
@@ -133,6 +139,8 @@ def open_tflite(path):
         raise ValueError(
             f"Expected one image in and probabilities out. Received: {runner.input_shape} and {runner.output_shapes}"
         )
+    version = path.parents[1]
+    ending = check_exported(version, runner.input_shape)
     classes, size = runner.output_shapes[0][1], runner.input_shape[1]
 
     def predict(images):
@@ -141,8 +149,23 @@ def open_tflite(path):
         )
         return tf.ensure_shape(answers, (None, classes))
 
-    version = path.parents[1]
-    return Trained(predict, False, classes, size, None, *exported_pixels(version), path, exported_labels(version))
+    pixels, labels = exported_pixels(version), exported_labels(version)
+    return Trained(predict, ending == "logits", classes, size, None, *pixels, path, labels)
+
+
+def check_exported(version, shape):
+    """What an exported version's answers are: "softmax" or "logits"; the former where its manifest does not say.
+
+    Raises:
+        ValueError: answers or images that are not evaluated here.
+    """
+    manifest = version / "manifest.json"
+    answer = json.loads(manifest.read_text("utf-8")).get("answer", {}) if manifest.exists() else {}
+    if answer.get("ending") == "sigmoid":
+        raise ValueError(f"{version} answers each class by itself (multi-label): that is not evaluated here yet.")
+    if shape[1] != shape[2] or shape[3] != 3:
+        raise ValueError(f"Expected a network of square RGB images. Received: {tuple(shape)} of {version}")
+    return answer.get("ending", "softmax")
 
 
 def exported_pixels(version):
