@@ -153,8 +153,8 @@ def test_the_trunk_is_all_but_the_classifier_and_fresh_attention(file):
     trained = {"/".join(v.path.split("/")[-2:]) for v in state.model.trainable_variables}
     assert trained == {"branch_bn_attention/gamma", "branch_bn_attention/beta", "head/kernel", "head/bias"}
     frozen, kept, fresh = state.notes[-2], state.notes[-1], state.notes[0]
-    assert frozen == "Frozen, statistics included: 824 parameters in 4 layers: stem ... branch_bn"
-    assert kept == "Trained: 92 parameters in 2 layers: branch_bn_attention, head" and "classifier is new" in fresh
+    assert frozen == "Frozen, statistics included: 824 parameters; layers (4): stem ... branch_bn"
+    assert kept == "Trained: 92 parameters; layers (2): branch_bn_attention, head" and "classifier is new" in fresh
 
 
 def test_a_file_that_froze_its_trunk_goes_on_so_until_a_recipe_says_what_is_trained(tmp_path, file):

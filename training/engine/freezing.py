@@ -153,14 +153,14 @@ class Freezing:
         """What is frozen, in words; empty if nothing is."""
         recipe, lines = self.recipe, []
         if self.still:
-            until = "" if recipe.unfreeze_epoch is None else f" for {recipe.unfreeze_epoch} epochs"
+            until = "" if recipe.unfreeze_epoch is None else f" until epoch {recipe.unfreeze_epoch} is done"
             moving = {id(v) for v in self.trainable} - self.frozen
             for text, layers, variables in (
                 (f"Frozen{until}, statistics included", self.still, self.frozen),
                 ("Trained", {id(layer) for layer in self.layers if moving & {*map(id, own_weights(layer))}}, moving),
             ):
                 count = sum(v.shape.num_elements() for v in self.trainable if id(v) in variables)
-                lines.append(f"{text}: {count:,} parameters in {len(layers)} layers: {listed(self.layers, layers)}")
+                lines.append(f"{text}: {count:,} parameters; layers ({len(layers)}): {listed(self.layers, layers)}")
         elif not recipe.says_what_is_trained and unchanging(self.model):
             count = len(unchanging(self.model))
             lines.append(f"{count} weights are frozen as the file has it; --train-only . trains them too.")
