@@ -100,7 +100,7 @@ def test_fewer_images_than_a_batch_is_an_error():
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(ValueError, match="digits, folder or a name that TFDS knows. Received: 'mnits'"):
+    with pytest.raises(ValueError, match="digits, folder, csv or a name that TFDS knows. Received: 'mnits'"):
         load_source("mnits", "train")
     with pytest.raises(ValueError, match="train.*validation.*Received: 'test'"):
         load_source("digits", "test")
