@@ -44,7 +44,7 @@ BACKENDS_IN_FUNCTIONS["pretrained"] = {"h5py", "torch"}
 # flatbuffers is none of them: TensorFlow itself needs it.
 OPTIONAL = {
     *("ai_edge_litert", "grpc", "jax", "matplotlib", "official", "onnxruntime", "openvino", "PIL", "sklearn"),
-    *("tensorflow_datasets", "tensorflow_serving", "tf2onnx", "tf_keras", "torch"),
+    *("pycocotools", "tensorflow_datasets", "tensorflow_serving", "tf2onnx", "tf_keras", "torch"),
 }
 TENSORFLOW = {"keras", "numpy", "tensorflow", "flatbuffers"}
 # Classes of tf_keras and configurations of Model Garden: who imports this folder asks for them.
