@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from small_trunk import trained_file
+from keras import layers
 from tiny_network import tiny, train_here
 
 import recipes
@@ -26,6 +26,26 @@ HERE = tf.distribute.get_strategy()
 @pytest.fixture(autouse=True)
 def tiny_is_a_name(monkeypatch):
     monkeypatch.setitem(MODELS, "Tiny", tiny)
+
+
+def trained_file(path):
+    """Rescaling, a nested trunk of two convolutions and batch norms with a residual branch, a classifier "head"."""
+    keras.utils.set_random_seed(3)
+    image = keras.Input((32, 32, 3))
+    x = shortcut = layers.BatchNormalization(name="stem_bn")(layers.Conv2D(8, 3, 4, use_bias=False, name="stem")(image))
+    # Without biases: a batch norm takes them away, and what is left of their gradient is rounding.
+    x = layers.BatchNormalization(name="branch_bn")(
+        layers.Conv2D(8, 3, padding="same", use_bias=False, name="branch")(x)
+    )
+    trunk = keras.Model(image, layers.GlobalAveragePooling2D()(layers.Add()([shortcut, x])), name="trunk")
+    rng = np.random.default_rng(0)
+    for name in ("stem_bn", "branch_bn"):
+        layer = trunk.get_layer(name)
+        layer.set_weights([rng.uniform(0.5, 1.5, weight.shape) for weight in layer.weights])
+    outer = keras.Input((32, 32, 3), name="images")
+    x = layers.Dropout(0.2)(trunk(layers.Rescaling(1 / 255)(outer)))
+    keras.Model(outer, layers.Dense(7, "softmax", name="head")(x)).save(path)
+    return path
 
 
 @pytest.fixture(scope="module")
