@@ -165,6 +165,7 @@ OPERATIONS = (
 )
 
 
+@tf.autograph.experimental.do_not_convert
 def rand_augment(image, seed, magnitude, deviation=0.5, count=2, probability=0.5):
     """Draws `count` operations, and applies each with some probability, at a magnitude near the given one.
 
@@ -218,6 +219,7 @@ def boxes(ratio, height, width, seed):
     return (rows[:, :, None] * columns[:, None, :])[..., None]
 
 
+@tf.autograph.experimental.do_not_convert
 def mixed_batch(images, labels, weights, seed, classes, mixup, cutmix):
     """Mixes each example with the one that stands opposite in the batch, by MixUp or by CutMix with equal chances.
 

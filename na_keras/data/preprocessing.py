@@ -1,7 +1,8 @@
 """From encoded images to pixels: the one definition that training, evaluation, export and serving share (TensorFlow).
 
 Every function takes one encoded image, a scalar string tensor, and runs in tf.data maps, in tf.function and in exported
-graphs. Pixels stay 0..255; the networks normalise them in their own graph.
+graphs. Pixels stay 0..255; the networks normalise them in their own graph. None has control flow of tensors in Python:
+AutoGraph, which would rewrite them for a second or two of each program's start, leaves them alone.
 
 - Decoding: JPEG with the accurate integer transform (equal to Pillow's; TensorFlow's default is off by up to 22), PNG,
   the first frame of a GIF, BMP of 8 (palette), 24 and 32 bits, still WebP, known by their signature; whatever else
@@ -76,6 +77,7 @@ def decode_other(data):
 decode_other_apart = apart(decode_other)
 
 
+@tf.autograph.experimental.do_not_convert
 def decode(data, exif_orientation=True):
     """Decodes a whole image.
 
@@ -150,6 +152,7 @@ def to_pixels(image):
     return tf.cast(image + 0.5, tf.uint8)
 
 
+@tf.autograph.experimental.do_not_convert
 def evaluation_image(data, resize=256, size=224, exif_orientation=True):
     """Resizes the shorter side to `resize` (bilinear, antialiased) and takes the central `size` x `size` pixels.
 
@@ -220,6 +223,7 @@ def random_window(shape, seed, area=(0.08, 1.0), aspect=(3 / 4, 4 / 3)):
     return tf.cast(window, tf.int32)
 
 
+@tf.autograph.experimental.do_not_convert
 def training_image(
     data,
     seed,

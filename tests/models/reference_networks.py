@@ -4,6 +4,8 @@ Weights come from a dictionary "layer name/weight name" -> array. Only what the 
 padding on both sides, epsilon, the order of operations and where attention sits.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,7 @@ import reference
 from jax import lax
 
 jax.config.update("jax_default_matmul_precision", "highest")
-jax.config.update("jax_disable_most_optimizations", True)  # each operation is compiled by itself, and runs once
+jax.config.update("jax_disable_most_optimizations", True)  # what is compiled runs once or twice
 
 MEAN, DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 
@@ -20,6 +22,7 @@ def weights_of(model):
     return {f"{layer.name}/{w.name}": np.array(w) for layer in model.layers for w in layer.weights}
 
 
+@functools.partial(jax.jit, static_argnames=("stride", "groups"))
 def convolution(x, kernel, stride=1, groups=1):
     half = kernel.shape[0] // 2
     padding = [(half, half), (half, half)]
@@ -34,9 +37,13 @@ def depthwise(x, kernel, stride):
     return convolution(x, kernel.reshape(3, 3, 1, channels), stride, groups=channels)
 
 
+@jax.jit
+def normalize(x, gamma, beta, mean, variance):
+    return (x - mean) / jnp.sqrt(variance + 1e-5) * gamma + beta
+
+
 def norm(x, w, name):
-    gamma, beta, mean, variance = (w[f"{name}/{k}"] for k in ("gamma", "beta", "moving_mean", "moving_variance"))
-    return (x - mean) / np.sqrt(variance + 1e-5) * gamma + beta
+    return normalize(x, *(w[f"{name}/{k}"] for k in ("gamma", "beta", "moving_mean", "moving_variance")))
 
 
 def attention(x, w, name):

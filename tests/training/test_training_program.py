@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from imagenet_tars import write_imagenet_tars
-from programs import ROOT, error_of, run
+from programs import ROOT, run
 from tiny_network import FLAGS, tiny, train_here
 
 import evaluate
@@ -338,7 +338,7 @@ def test_evaluate_refuses_what_does_not_fit(tmp_path):
 
 
 def test_evaluate_refuses_what_is_no_model(tmp_path):
-    assert "No model file at" in error_of("training/evaluate.py", "--model", tmp_path / "missing.keras")
+    assert "No model file at" in evaluation_error("--model", tmp_path / "missing.keras")
     assert "holds neither recipe.json" in evaluation_error("--model", tmp_path)
     text = tmp_path / "text.keras"
     text.write_text("not a model")
@@ -346,8 +346,9 @@ def test_evaluate_refuses_what_is_no_model(tmp_path):
 
 
 def test_a_program_in_a_pipe_prints_plain_lines_and_no_chatter(tmp_path):
-    """The default network; `--run-dir=~/x` is a folder at home, which the shell does not say."""
-    small = ("--model-options", '{"alpha": 0.1}', "--size", 32)
+    """From a trained file, a small network; `--run-dir=~/x` is a folder at home, which the shell does not say."""
+    tiny((32, 32, 3), 10, "softmax", "na", False).save(tmp_path / "tiny.keras")
+    small = ("--model", tmp_path / "tiny.keras", "--size", 32, "--evaluation-resize", 32)
     environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
     environment["HOME"] = str(tmp_path)
     result = run("training/train.py", "--run-dir=~/run", *small, "--steps", 3, env=environment)

@@ -2,7 +2,6 @@
 
 import json
 
-import programs
 import pytest
 from table_networks import DETECTORS, NETWORKS
 
@@ -82,8 +81,9 @@ def test_a_row_is_counted_in_the_network_itself():
 
 
 def test_a_missing_folder_is_an_error(tmp_path):
-    assert "no folder" in programs.error_of("training/tables.py", "--runs", tmp_path / "none")
+    with pytest.raises(SystemExit, match="no folder"):
+        tables.main(["--runs", str(tmp_path / "none")])
     write_run(tmp_path / "broken")
     (tmp_path / "broken" / "recipe.json").write_text("{}")
-    message = programs.error_of("training/tables.py", "--runs", tmp_path)
-    assert "cannot read" in message and "broken" in message
+    with pytest.raises(SystemExit, match="cannot read.*broken"):
+        tables.main(["--runs", str(tmp_path)])

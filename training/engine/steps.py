@@ -2,6 +2,8 @@
 
 The loss is the sum of the examples' losses over the GLOBAL batch size, so that gradients added up over replicas are
 those of one device on the whole batch.
+
+What runs on a replica has no control flow of tensors: AutoGraph, which would rewrite it for a second, leaves it alone.
 """
 
 import keras
@@ -200,6 +202,7 @@ class TrainStep:
         replicas = self.strategy.num_replicas_in_sync
         self.optimizer.apply([gradient / replicas for gradient in gradients], self.variables)
 
+    @tf.autograph.experimental.do_not_convert
     def plain_step(self, *batch):
         """On each replica: gradient and update."""
         gradients, sums = self.accumulated(batch, 1.0)
@@ -209,6 +212,7 @@ class TrainStep:
             self.apply_reduced(self.reduced(gradients, 1.0)[0])
         return sums
 
+    @tf.autograph.experimental.do_not_convert
     def scaled_gradients(self, *batch):
         """On each replica: the gradient of the scaled loss, scaled back, before it is known to be finite."""
         scale = tf.identity(self.loss_scale.value)
@@ -257,6 +261,7 @@ def make_evaluate_steps(strategy, predict, from_logits=True):
     """
     replicas = tf.range(strategy.num_replicas_in_sync)[:, None, None]
 
+    @tf.autograph.experimental.do_not_convert
     def replica_step(images, labels, sample_weights):
         outputs = predict(images)
         losses = example_losses(labels, outputs, from_logits=from_logits)
