@@ -11,8 +11,9 @@ import tensorflow as tf
 from engine.training_state import make_model
 from na_keras import model_files
 from na_keras.data import recorded_splits
+from na_keras.graph.calls import functional
 from na_keras.model_files import training_record
-from na_keras.networks import Network, Start, build, open_classifier
+from na_keras.networks import Network, Start, build, ending, open_classifier
 from na_keras.pretrained import refresh
 from run_files import checkpoints, run_directory
 
@@ -66,8 +67,10 @@ def open_keras_file(path, pixels=None):
     """A .keras or .h5 file, with recipe.json beside it if it is still in its run directory."""
     model = open_classifier(path, pixels)
     shape = model.input_shape
-    if shape[1] is None or shape[1] != shape[2]:
-        raise ValueError(f"Expected a network of square images of a known size. Received: {shape}")
+    if shape[1] is None or shape[1] != shape[2] or shape[3] != 3:
+        raise ValueError(f"Expected a network of square RGB images of a known size. Received: {shape}")
+    if functional(model) is not None and ending(model, str(path)) == "sigmoid":
+        raise ValueError(f"{path} answers each class by itself (multi-label): that is not evaluated here yet.")
     recipe, class_names = training_record(path)
     pixels = [(recipe or {}).get(key) for key in ("dataset", "evaluation_resize")]
     pixels.append(recipe["exif_orientation"] if recipe else True)
