@@ -5,7 +5,6 @@ makes every test quicker.
 import gc
 import os
 import pathlib
-import sys
 
 import pytest
 
@@ -25,8 +24,6 @@ def pytest_configure(config):
 
 
 def name_of_backend():
-    if os.environ.get("KERAS_BACKEND") == "jax":
-        sys.modules["tensorflow"] = None  # on JAX nothing of ours imports it
     import keras
 
     return keras.backend.backend()
