@@ -58,7 +58,7 @@ def parse_arguments(argv):
         default=224,
         help="pixels of the images' sides; exported files have one of their own (default: %(default)s)",
     )
-    add("--pixels", choices=("raw", "tf", "torch", "caffe"), help="what the pixels of a .keras or .h5 file mean")
+    command_line.add_pixels_flag(add)
     command_line.add_import_flag(add)
     add("--rounds", type=int, default=25, help="(default: %(default)s)")
     add("--threads", type=int, default=1, help="of LiteRT; TensorFlow uses all cores (default: %(default)s)")

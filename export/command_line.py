@@ -18,6 +18,8 @@ import serving_client
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
+PIXELS = ("raw", "tf", "torch", "caffe")  # as na_keras.networks has them, which imports Keras
+
 
 def make_parser(documentation, **options):
     """An ArgumentParser that shows a program's docstring as it stands."""
@@ -58,6 +60,16 @@ def add_import_flag(add):
         action="append",
         metavar="MODULE",
         help="import this module first, which registers classes of your own that a file holds; may be repeated",
+    )
+
+
+def add_pixels_flag(add):
+    """What pixels mean to the network of a file; `add` as above."""
+    add(
+        "--pixels",
+        choices=PIXELS,
+        help="what the pixels of a .keras or .h5 file mean, where it does not show it: 0..255; -1..1; ImageNet's mean "
+        "and deviation; BGR less the mean",
     )
 
 

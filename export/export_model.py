@@ -239,12 +239,7 @@ def add_network_flags(parser):
         metavar="JSON",
         help="of a network's name: further arguments of its builder, as in '{\"alpha\": 0.35}'",
     )
-    add(
-        "--pixels",
-        choices=("raw", "tf", "torch", "caffe"),
-        help="what the pixels of a file mean, where it does not show it: 0..255; -1..1; ImageNet's mean and deviation; "
-        "BGR less the mean",
-    )
+    command_line.add_pixels_flag(add)
     add(
         "--activation",
         choices=("softmax", "sigmoid", "none"),

@@ -156,36 +156,41 @@ def to_pixels(image):
 def evaluation_image(data, resize=256, size=224, exif_orientation=True):
     """Resizes the shorter side to `resize` (bilinear, antialiased) and takes the central `size` x `size` pixels.
 
+    Of a crop that is not square: resizes the image, in its proportions, until it just covers a box of the crop's
+    proportions whose shorter side is `resize`, and takes the central pixels.
+
     Args:
         data: encoded image, scalar string tensor.
-        resize: pixels of the shorter side before the crop, at least `size`.
-        size: pixels of the result's sides.
+        resize: pixels of the shorter side before the crop, at least the crop's.
+        size: pixels of the result's sides, or (height, width).
         exif_orientation: see `decode`.
 
     Returns:
-        uint8 tensor (size, size, 3).
+        uint8 tensor (size, size, 3), or (height, width, 3).
 
     Raises:
-        ValueError: `resize` is less than `size`.
+        ValueError: `resize` is less than the crop's shorter side.
         tf.errors.InvalidArgumentError: see `decode`.
     """
-    if resize < size:
+    size = tuple(size) if isinstance(size, list | tuple) else (size, size)
+    if resize < min(size):
         raise ValueError(f"resize must be at least the crop's size. Received: resize={resize}, size={size}")
     image = decode(data, exif_orientation)
     shape = tf.shape(image)[:2]
+    height, width = (round(side * resize / min(size)) for side in size)
     # The decoders take no side over a million pixels: no overflow.
-    resized = resize * shape // tf.reduce_min(shape)
+    resized = tf.maximum((height, width), (width, height) * shape // shape[::-1])
     offset = tf.round(tf.cast(resized - size, tf.float32) / 2.0)
     # Resize and crop at once: only the pixels that are kept are computed, however long the image is.
     crop = tf.raw_ops.ScaleAndTranslate(
         images=tf.cast(image, tf.float32)[None],
-        size=(size, size),
+        size=size,
         scale=tf.cast(resized, tf.float32) / tf.cast(shape, tf.float32),
         translation=-offset,
         kernel_type="triangle",
         antialias=True,
     )
-    return tf.ensure_shape(to_pixels(crop[0]), (size, size, 3))
+    return tf.ensure_shape(to_pixels(crop[0]), (*size, 3))
 
 
 def random_window(shape, seed, area=(0.08, 1.0), aspect=(3 / 4, 4 / 3)):

@@ -1,12 +1,8 @@
 """The images that a classifier takes, RGB or grey, square or not, and how an encoded image becomes one.
 
-    scaled    in its proportions, until it just covers a box of the crop's proportions whose shorter side is `resize`;
-              bilinear, antialiased
-    cropped   to the central height x width pixels
-    grey      0.2989 red + 0.5870 green + 0.1140 blue of the crop (ITU-R BT.601, as tf.image.rgb_to_grayscale), rounded;
-              files that are grey keep their numbers
-
-Of squares it is na_keras.preprocessing.evaluation_image: the shorter side becomes `resize`.
+cropped   by na_keras.preprocessing.evaluation_image
+grey      0.2989 red + 0.5870 green + 0.1140 blue of the crop (ITU-R BT.601, as tf.image.rgb_to_grayscale), rounded;
+          files that are grey keep their numbers
 """
 
 import dataclasses
@@ -108,29 +104,7 @@ class ImageFormat:
         Raises:
             tf.errors.InvalidArgumentError: see na_keras.data.preprocessing.decode.
         """
-        if self.height == self.width:
-            image = preprocessing.evaluation_image(data, self.resize, self.height, self.exif_orientation)
-        else:
-            image = self.covering_crop(preprocessing.decode(data, self.exif_orientation))
+        image = preprocessing.evaluation_image(data, self.resize, (self.height, self.width), self.exif_orientation)
         if self.channels == 1:
             image = preprocessing.to_pixels(tf.image.rgb_to_grayscale(tf.cast(image, tf.float32)))
         return tf.ensure_shape(image, self.shape)
-
-    def covering_crop(self, image):
-        """uint8 (rows, columns, 3) -> the central (height, width, 3) of it, scaled as at the head of this file."""
-        shape, size = tf.shape(image)[:2], (self.height, self.width)
-        box_height, box_width = (round(side * self.resize / self.shorter) for side in size)
-        rows, columns = tf.unstack(shape)
-        by_height = tf.stack([box_height, box_height * columns // rows])
-        by_width = tf.stack([box_width * rows // columns, box_width])
-        resized = tf.where(box_height * columns >= box_width * rows, by_height, by_width)
-        offset = tf.round(tf.cast(resized - size, tf.float32) / 2.0)
-        crop = tf.raw_ops.ScaleAndTranslate(
-            images=tf.cast(image, tf.float32)[None],
-            size=size,
-            scale=tf.cast(resized, tf.float32) / tf.cast(shape, tf.float32),
-            translation=-offset,
-            kernel_type="triangle",
-            antialias=True,
-        )
-        return preprocessing.to_pixels(crop[0])

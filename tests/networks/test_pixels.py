@@ -6,6 +6,7 @@ import pytest
 from keras import layers
 from small_classifiers import FILTERS, SIZE, pictures, small_classifier
 
+import command_line
 import recipes
 from na_keras.networks import PIXELS, open_classifier, unlikely_range
 from na_keras.networks.names import application_builders
@@ -95,4 +96,4 @@ def test_images_that_a_trained_network_was_not_trained_on_are_noticed():
 
 
 def test_the_flags_choices_are_the_librarys():
-    assert recipes.PIXELS == tuple(PIXELS)
+    assert recipes.PIXELS == command_line.PIXELS == tuple(PIXELS)

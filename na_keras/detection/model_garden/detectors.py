@@ -10,8 +10,6 @@ from official.vision.modeling.layers import detection_generator, roi_aligner, ro
 
 from na_keras.detection.model_garden import networks
 
-CASCADE_THRESHOLDS = (0.6, 0.7)  # of the second and third head; the first one's is the sampler's own
-
 
 class WithoutBackground(detection_generator.MultilevelDetectionGenerator):
     """Model Garden's suppression for logits that have no background class; it leaves out the first class as one."""
