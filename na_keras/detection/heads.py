@@ -8,8 +8,8 @@
                  among them, and one box for all classes (Cai and Vasconcelos, "Cascade R-CNN", arXiv 1712.00726,
                  section 4)
 
-No batch norm anywhere, as in mmdetection (mmdet/models/anchor_heads/retina_head.py, rpn_head.py,
-bbox_heads/convfc_bbox_head.py), where the initial weights come from as well.
+No batch norm anywhere, as in mmdetection, where the initial weights come from as well: mmdet/models/ with
+anchor_heads/retina_head.py, anchor_heads/rpn_head.py and bbox_heads/convfc_bbox_head.py.
 """
 
 import math

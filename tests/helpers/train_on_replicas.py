@@ -32,7 +32,7 @@ if __name__ == "__main__":
         from engine import evaluation, steps
         from na_keras.data.digits import digits
 
-        answer_nought = steps.make_evaluate_steps(strategy, lambda images: tf.zeros((len(images), 10)))
+        answer_nought = steps.make_evaluate_steps(strategy, lambda images: tf.zeros((tf.shape(images)[0], 10)))
         answers = evaluation.evaluate(strategy, answer_nought, digits("validation"), batch_size=50, resize=32, size=32)
         np.save(path.replace(".npz", ".npy"), answers.labels)
     strategies.total(strategy, 0)  # nobody leaves before the others are done

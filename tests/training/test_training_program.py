@@ -334,7 +334,7 @@ def test_evaluate_refuses_what_does_not_fit(tmp_path):
     assert "The network has 3 classes, digits has 10" in evaluation_error("--model", three, *digits, 32)
     wide = tmp_path / "wide.keras"
     tiny((32, 64, 3), 10, "softmax", "na", False).save(wide)
-    assert "square images" in evaluation_error("--model", wide, *digits, 32)
+    assert "square RGB images" in evaluation_error("--model", wide, *digits, 32)
 
 
 def test_evaluate_refuses_what_is_no_model(tmp_path):

@@ -11,7 +11,7 @@ from keras import layers
 from tiny_network import tiny, train_here
 
 import recipes
-from engine import loop, optimization, steps
+from engine import evaluation, loop, optimization, steps
 from engine.training_state import TrainingState
 from na_keras.data.digits import digits
 from na_keras.model_files import load_model
@@ -259,10 +259,11 @@ def bare_loop(monkeypatch):
         batches = tf.data.Dataset.from_tensor_slices((images, *(np.stack([part] * 5) for part in batch()[1:])))
         return iter(strategy.experimental_distribute_dataset(batches.skip(first_step)))
 
-    means = dict.fromkeys(steps.statistics(10), 0.5)
+    records = np.tile(np.float32([0.5, 1, 1, 1, 0, 0, 0.5]), (360, 1))  # steps.RECORD of each image, all right
+    answers = evaluation.make_answers(records, digits("validation"))
     monkeypatch.setattr(checkpoints, "KEEP", 9)
     monkeypatch.setattr(loop, "epoch_iterator", noise)
-    monkeypatch.setattr(loop.evaluation, "evaluate", lambda *arguments, **options: (means, 1))
+    monkeypatch.setattr(loop.evaluation, "evaluate", lambda *arguments, **options: answers)
     monkeypatch.setattr(loop.plots, "save", lambda *arguments: None)
 
 
