@@ -121,6 +121,9 @@ NAMED |= {
         trunk_learning_rate=0.1,
         momentum=0.9,  # all of the above
         weight_decay=1e-4,  # Li et al.
+        # PyTorch's, with which all of the above trained. keras.applications' MobileNetV2 has .999: after some hundred
+        # steps the stored statistics are still those of ImageNet, and the validation is of another network.
+        batch_norm_momentum=0.9,
         # 20 epochs of the head and 10 of everything in Keras' guide, for 9,300 photographs; of 5,000 photographs BiT's
         # 500 steps of 512 would be 51.
         epochs=30,

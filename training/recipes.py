@@ -191,6 +191,14 @@ class Recipe:
         needs=({"freeze": ON, "train_only": ON, "freeze_trunk": ON},),
     )
 
+    batch_norm_momentum: float | None = setting(
+        FREEZING,
+        "momentum of batch norms' moving statistics, if not the network's own; Keras' networks have .99 or .999, which "
+        "lags behind by a thousand steps; PyTorch's usual is .9 in Keras' terms",
+        None,
+        limits=(0, 1),
+    )
+
     optimizer: str = setting(
         OPTIMIZER,
         "na_keras.TorchSGD, na_keras.TimmLamb, or Keras' AdamW or RMSprop",

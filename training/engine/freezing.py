@@ -29,6 +29,17 @@ def unchanging(model):
     return {id(weight) for layer in frozen for weight in own_weights(layer) if not weight.trainable}
 
 
+def is_batch_norm(layer):
+    """Whether a layer has moving statistics."""
+    return isinstance(layer, keras.layers.BatchNormalization)
+
+
+def set_batch_norm_momentum(model, momentum):
+    """Gives all batch norms of a model, in models and layers inside it too, a momentum; None leaves them their own."""
+    for layer in filter(is_batch_norm, sublayers(model)) if momentum is not None else ():
+        layer.momentum = momentum
+
+
 def thaw(model):
     """Makes trainable whatever can be. One by one: Keras does not pass the flag on to the layers of a model whose own
     flag is set already.
@@ -123,6 +134,10 @@ class Freezing:
         rate = self.recipe.trunk_learning_rate
         if "trunk_learning_rate" in names and rate != 1 and all(id(v) in self.head for v in trained):
             raise ValueError("--trunk-learning-rate has no effect: the trunk is frozen, always. Leave it out.")
+        still = self.still if self.recipe.unfreeze_epoch is None else ()
+        moving = [layer for layer in self.layers if is_batch_norm(layer) and id(layer) not in still]
+        if "batch_norm_momentum" in names and not moving:
+            raise ValueError("--batch-norm-momentum has no effect: no batch norm's statistics move. Leave it out.")
 
     def begin(self, epoch):
         """Makes trainable what is trained in an epoch, and nothing else; whether that is something else than before."""

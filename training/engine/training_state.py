@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from engine import optimization, steps
-from engine.freezing import Freezing
+from engine.freezing import Freezing, set_batch_norm_momentum
 from na_keras import networks
 from na_keras.networks.classifiers import find_classifier
 from na_keras.pretrained import Notes, refresh
@@ -73,6 +73,7 @@ class TrainingState:
         size = recipe.size if recipe.resolved_evaluation_size == recipe.size else None
         with strategy.scope():
             self.model = make_model(recipe, classes, sync_bn, size, precision, weights=weights, notes=self.notes)
+            set_batch_norm_momentum(self.model, recipe.batch_norm_momentum)
             self.freezing = self.make_freezing(recipe)
             self.notes += self.freezing.lines()
             self.optimizer = optimization.make_optimizers(recipe, self.schedule, self.freezing.groups())
