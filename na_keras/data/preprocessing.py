@@ -177,9 +177,10 @@ def evaluation_image(data, resize=256, size=224, exif_orientation=True):
         raise ValueError(f"resize must be at least the crop's size. Received: resize={resize}, size={size}")
     image = decode(data, exif_orientation)
     shape = tf.shape(image)[:2]
+    rows, columns = tf.unstack(shape)
     height, width = (round(side * resize / min(size)) for side in size)
     # The decoders take no side over a million pixels: no overflow.
-    resized = tf.maximum((height, width), (width, height) * shape // shape[::-1])
+    resized = tf.stack([tf.maximum(height, width * rows // columns), tf.maximum(width, height * columns // rows)])
     offset = tf.round(tf.cast(resized - size, tf.float32) / 2.0)
     # Resize and crop at once: only the pixels that are kept are computed, however long the image is.
     crop = tf.raw_ops.ScaleAndTranslate(

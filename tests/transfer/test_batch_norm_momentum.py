@@ -15,7 +15,7 @@ HERE = tf.distribute.get_strategy()
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
-    """A trunk inside a classifier, as keras.applications' networks stand in one, whose batch norm has their momentum."""
+    """A trunk inside a classifier, whose batch norm has the momentum of keras.applications' MobileNetV2."""
     image = keras.Input((32, 32, 3))
     x = layers.BatchNormalization(momentum=0.999, name="norm")(layers.Conv2D(4, 3, 4, name="stem")(image))
     trunk = keras.Model(image, layers.GlobalAveragePooling2D()(x), name="trunk")
