@@ -85,11 +85,19 @@ def cascade_rcnn_model(input_size, classes=COCO_CLASSES, **backbone):
     )
 
 
-# Section 5.3 of the paper: "16 images" in a batch; "24 epochs"; the learning rate begins at .01 (RetinaNet) or .02
-# (Cascade R-CNN) and is divided by 10 at epochs 18 and 22; weight decay 1e-4, momentum .9; "the shorter side" 800.
-PAPER = {"batch_size": 16, "epochs": 24, "drops": (18, 22), "weight_decay": 1e-4, "momentum": 0.9, "shorter": 800}
+# Section 5.3 of the paper.
+PAPER = {
+    "batch_size": 16,  # "with a total of 16 images per mini-batch (that is 2 images per GPU)"
+    "epochs": 24,  # "All detection models are trained for 24 epochs"
+    "drops": (18, 22),  # "reduced by a factor of 10 at the 18th and 22nd epochs"
+    "weight_decay": 1e-4,  # "synchronized SGD with a weight decay of 0.0001
+    "momentum": 0.9,  # and a momentum of 0.9"
+    "shorter": 800,  # "resized to make the shorter side to be 800 pixels"
+}
+# "We initialize the learning rate to 0.02 for Cascade R-CNN and 0.01 for RetinaNet"
 LEARNING_RATES = {"retinanet": 0.01, "cascade_rcnn": 0.02}
-# Where the paper is silent, mmdetection's defaults, from memory: warm-up over 500 steps from a third of the rate.
+# Where the paper is silent, mmdetection's configs/cascade_rcnn_r50_fpn_1x.py: img_scale=(1333, 800), warmup_iters=500,
+# warmup_ratio=1 / 3. Its clipping of gradients at a norm of 35 is left out.
 MMDETECTION = {"longer": 1333, "warmup_steps": 500, "warmup_from": 1 / 3}
 COCO_TRAINING_IMAGES = 118_287
 
