@@ -82,12 +82,12 @@ def test_xla_gives_the_same_weights_on_replicas(two_replicas):
     assert 0 < largest_difference(trainable(plain), trainable(xla)) < 1e-5  # other roundings, so XLA did run
 
 
-def test_four_replicas_equal_one_device(tmp_path, one_device):
+def test_eight_replicas_equal_one_device(tmp_path, one_device):
     """In a process of its own, because a process decides once how many devices its CPU is."""
     script = ROOT / "tests" / "helpers" / "train_on_replicas.py"
-    subprocess.run([sys.executable, str(script), "4", str(tmp_path / "four.npz")], check=True, cwd=ROOT)
-    with np.load(tmp_path / "four.npz") as four:
-        assert largest_difference(list(four.values()), one_device[0]) < 1e-5
+    subprocess.run([sys.executable, str(script), "8", str(tmp_path / "eight.npz")], check=True, cwd=ROOT)
+    with np.load(tmp_path / "eight.npz") as eight:
+        assert largest_difference(list(eight.values()), one_device[0]) < 1e-5
 
 
 def test_regularizers_of_layers_take_part(two_replicas):
