@@ -172,9 +172,9 @@ def evaluation_image(data, resize=256, size=224, exif_orientation=True):
         ValueError: `resize` is less than the crop's shorter side.
         tf.errors.InvalidArgumentError: see `decode`.
     """
-    size = tuple(size) if isinstance(size, list | tuple) else (size, size)
+    given, size = size, tuple(size) if isinstance(size, list | tuple) else (size, size)
     if resize < min(size):
-        raise ValueError(f"resize must be at least the crop's size. Received: resize={resize}, size={size}")
+        raise ValueError(f"resize must be at least the crop's size. Received: resize={resize}, size={given}")
     image = decode(data, exif_orientation)
     shape = tf.shape(image)[:2]
     rows, columns = tf.unstack(shape)
