@@ -171,6 +171,8 @@ def add_flags(parser, recipe_class, names=None):
             options |= {"type": json_value(dict, '{"alpha": 0.35}'), "metavar": "JSON"}
         elif field.type == tuple[str, ...]:
             options |= {"type": json_value(list, '["bias$"]'), "metavar": "JSON"}
+        elif field.type == tuple[int, ...]:
+            options |= {"type": int, "nargs": "+", "metavar": "N"}
         elif field.type == tuple[float, float]:
             options |= {"type": float, "nargs": 2, "metavar": ("LOW", "HIGH")}
         else:

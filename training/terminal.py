@@ -20,8 +20,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever this machine prefers
 
 # While it is imported, TensorFlow does not know the level yet; these are the lines that the level would leave out.
-INFORMATION = re.compile(rb"[IW]\d{4} \d\d:|WARNING: All log messages before absl::InitializeLog\(\) is called")
-NO_GPU = re.compile(rb"E\d{4} .*failed call to cuInit")
+# "I0000 00:00:" begins a line, or as TensorFlow 2.20 has it "2026-01-31 12:00:00.000000: I ".
+INFORMATION = re.compile(
+    rb"[IW]\d{4} \d\d:|\d{4}-\d\d-\d\d .{15}: [IW] |To enable the following instructions:|"
+    rb"WARNING: All log messages before absl::InitializeLog\(\) is called"
+)
+NO_GPU = re.compile(rb"(E\d{4} |\d{4}-\d\d-\d\d .{15}: E ).*failed call to cuInit")
 
 
 def folder(text):

@@ -1,4 +1,5 @@
-"""A split as TFRecord files, written once: encoded images with their boxes, as TensorFlow Model Garden reads them.
+"""A split as TFRecord files, written once: encoded images with their boxes, as TensorFlow Model Garden reads them, and
+as its own program writes them (official/vision/data/create_coco_tf_record.py), with the categories' ids of the file.
 
     train-0f3c9a1e-00000-of-00231.tfrecord     the annotations' SHA-256 begins with 0f3c9a1e
 
@@ -30,12 +31,13 @@ def record_paths(annotations, folder, split):
     return [pathlib.Path(folder, f"{name}-{index:05}-of-{count:05}.tfrecord") for index in range(count)]
 
 
-def example(photograph, data):
+def example(photograph, data, category_ids):
     """A tf.train.Example of an image; official/vision/dataloaders/tf_example_decoder.py reads it.
 
     Args:
         photograph: coco.Photograph.
         data: the encoded image.
+        category_ids: of the classes 1, 2, 3 ...
     """
     boxes, width, height = photograph.boxes, photograph.width, photograph.height
 
@@ -57,7 +59,7 @@ def example(photograph, data):
         "image/object/bbox/xmax": numbers([box.right / width for box in boxes]),
         "image/object/bbox/ymin": numbers([box.top / height for box in boxes]),
         "image/object/bbox/ymax": numbers([box.bottom / height for box in boxes]),
-        "image/object/class/label": integers([box.label for box in boxes]),
+        "image/object/class/label": integers([category_ids[box.label - 1] for box in boxes]),
         "image/object/is_crowd": integers([int(box.crowd) for box in boxes]),
         "image/object/area": numbers([(box.right - box.left) * (box.bottom - box.top) for box in boxes]),
     }
@@ -88,7 +90,7 @@ def check_size(photograph, path, height, width):
         )
 
 
-def write_file(photographs, folder, path, after_image):
+def write_file(photographs, category_ids, folder, path, after_image):
     """One TFRecord file of some images."""
     paths = [str(folder / photograph.file_name) for photograph in photographs]
     images = iter(loaded(paths))
@@ -99,7 +101,7 @@ def write_file(photographs, folder, path, after_image):
             except pipeline.UNREADABLE as error:
                 raise ValueError(f"{name} cannot be decoded: {pipeline.reason(error)}") from error
             check_size(photograph, name, int(height), int(width))
-            writer.write(example(photograph, data).SerializeToString())
+            writer.write(example(photograph, data, category_ids).SerializeToString())
             after_image()
 
 
@@ -122,7 +124,7 @@ def write_records(annotations, images, folder, split, progress=lambda done: None
     """
     paths = record_paths(annotations, folder, split)
     pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
-    done = 0
+    done, ids = 0, list(annotations.categories)
 
     def after_image():
         nonlocal done
@@ -135,5 +137,5 @@ def write_records(annotations, images, folder, split, progress=lambda done: None
             done += len(photographs)
             progress(done)
             continue
-        replace_file(path, lambda temporary, part=photographs: write_file(part, images, temporary, after_image))
+        replace_file(path, lambda temporary, part=photographs: write_file(part, ids, images, temporary, after_image))
     return paths

@@ -16,13 +16,12 @@ from keras import layers
 
 from na_keras.layers import get_attention
 from na_keras.layers.initializers import KAIMING_NORMAL, KAIMING_NORMAL_FAN_IN
-from na_keras.pretrained import check_source, open_weights, start
+from na_keras.pretrained import CLASSIFIER, check_source, open_weights, start
 
 # Red, green, blue; of pixels in 0..255.
 IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 IMAGENET_STANDARD_DEVIATION = (0.229 * 255, 0.224 * 255, 0.225 * 255)
 
-CLASSIFIER = "predictions"  # name of the layer
 LOGGER = logging.getLogger(__name__)
 SMALLEST_SIZE = 32  # pixels; five halvings leave one position
 
@@ -276,6 +275,7 @@ def finish(image, x, arguments, network, rebuild):
     def twin(modules, classes):
         size = (None, None, image.shape[3]) if channel_axis() == -1 else (image.shape[1], None, None)
         changes = {"weights": None, "input_tensor": None, "input_shape": size, "classes": classes or arguments.classes}
+        changes["include_top"] = arguments.include_top or classes is not None  # as the file has it
         return rebuild(dataclasses.replace(arguments, **changes, attention=arguments.attention if modules else None))
 
     for note in start(model, open_weights(arguments.weights, network), classifier_of(model), twin):

@@ -6,6 +6,7 @@ notes = start(network, weights, head=network.get_layer("predictions"))
 
 from na_keras.pretrained.start import PRESERVED, changed_note, start
 from na_keras.pretrained.weights import (
+    CLASSIFIER,
     KerasWeights,
     Notes,
     PlacedWeights,
@@ -18,6 +19,7 @@ from na_keras.pretrained.weights import (
 )
 
 __all__ = [
+    "CLASSIFIER",
     "PRESERVED",
     "KerasWeights",
     "Notes",

@@ -91,6 +91,8 @@ def classifier_note(there, here):
     return f"The classifier is new: the weights are of {there} classes, the network has {here}."
 
 
+CLASSIFIER = "predictions"  # name of the layer in the networks of this library, and in keras.applications
+
 # Of a layer's configuration, what weights are trained with and do not show: networks of different geometry may have the
 # same names and shapes, as MobileNetV2 here and in keras.applications.
 GEOMETRY = ("epsilon", "strides", "padding", "dilation_rate", "groups", "data_format")
@@ -156,7 +158,8 @@ class KerasWeights:
 
         Args:
             network: keras.Model.
-            head: its classifier, a layer, which may be of other classes; None for none.
+            head: its classifier, a layer, which may be of other classes; None: it ends before one, and those weights
+                are not needed.
             fresh: layers that the weights have nothing for, which stay as they are.
 
         Returns:
@@ -169,9 +172,10 @@ class KerasWeights:
         ignored = {id(variable) for layer in fresh for variable in layer.weights}
         own = {path: place for path, place in weights_of(network).items() if id(place) not in ignored}
         head_weights = [] if head is None else [id(variable) for variable in head.weights]
-        problems = None
+        needed = lambda path: head is not None or path.partition("/")[0] != CLASSIFIER  # noqa: E731
+        arrays, problems = {path: array for path, array in self.arrays.items() if needed(path)}, None
         for rename in (dict, renumbered):
-            places, found = rename(own), rename(self.arrays)
+            places, found = rename(own), rename(arrays)
             replaced = [path for path, place in places.items() if id(place) in head_weights]
             replaced = replaced if other_classes(replaced, places, found) else []
             trunk = {path: place for path, place in places.items() if path not in replaced}

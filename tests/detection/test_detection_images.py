@@ -8,7 +8,7 @@ pytest.importorskip("official", reason="needs the extra detection, in an environ
 import tensorflow as tf  # noqa: E402
 from official.vision.ops import preprocess_ops  # noqa: E402
 
-from na_keras.detection import coco, records  # noqa: E402
+from na_keras.detection import coco, records, schedule  # noqa: E402
 from na_keras.detection.model_garden import configurations, images, tasks  # noqa: E402
 
 
@@ -43,10 +43,11 @@ def test_boxes_go_with_a_grey_photograph(height, width, flip, monkeypatch):
     monkeypatch.setattr(tf.random, "uniform", lambda shape: tf.zeros(shape))  # mirrors if asked to
     pixels = np.zeros((height, width, 1), "uint8")
     pixels[12:24, 8:20] = 255  # what the box is around
-    box = coco.Box(8, 12, 20, 24, 1)
+    box = coco.Box(8, 12, 20, 24, 2)
     data = tf.io.encode_png(pixels).numpy()
-    record = records.example(coco.Photograph(5, "a.png", width, height, (box,)), data).SerializeToString()
-    decoded = images.Decoder(96, 128, 128, flip).decode(record)
+    record = records.example(coco.Photograph(5, "a.png", width, height, (box,)), data, [7, 18]).SerializeToString()
+    decoded = images.Decoder([7, 18], 96, 128, 128, flip=flip).decode(record)
+    assert decoded["groundtruth_classes"].numpy() == [2]
     found = decoded["groundtruth_boxes"].numpy()[0] * 128
     left = width - 20 if flip else 8
     assert found == pytest.approx([24, 2 * left, 48, 2 * (left + 12)], abs=1e-3)
@@ -55,9 +56,15 @@ def test_boxes_go_with_a_grey_photograph(height, width, flip, monkeypatch):
     assert decoded["image"].numpy()[: 2 * height, : 2 * width].mean() == pytest.approx(144 / (height * width), abs=0.01)
 
 
+def test_a_record_of_an_unknown_category_stops_the_training():
+    photograph = coco.Photograph(5, "a.png", 64, 48, (coco.Box(8, 12, 20, 24, 1),))
+    record = records.example(photograph, tf.io.encode_png(np.zeros((48, 64, 3), "uint8")).numpy(), [9])
+    with pytest.raises(tf.errors.InvalidArgumentError, match="category that is not one of the annotations'"):
+        images.Decoder([7, 18], 96, 128, 128).decode(record.SerializeToString())
+
+
 def test_an_input_that_is_no_multiple_of_the_stride_is_refused():
-    resize = tasks.Resize(shorter=96, longer=128)
-    config = configurations.retinanet_task(resize, 3, 2, 0.0)
+    config = configurations.detection_task("retinanet", [1, 2, 3], size=96, longer_size=128, batch_size=2)
     config.model.input_size = [160, 160, 3]
     with pytest.raises(ValueError, match="multiple of 128 pixels that holds the longer side, 128, such as 128"):
         tasks.check_canvas(config)
@@ -77,9 +84,11 @@ def test_the_papers_schedule_is_registered(name):
     from official.core import exp_factory
 
     config = exp_factory.get_exp_config(f"{name}_att_resnet50_coco")
-    rate, steps = configurations.LEARNING_RATES[name], 118_287 // 16
-    schedule = config.trainer.optimizer_config.learning_rate.get()
+    rate, steps = schedule.LEARNING_RATES[name], 118_287 // 16
+    rates = config.trainer.optimizer_config.learning_rate.get()
     assert config.trainer.train_steps == 24 * steps
-    assert schedule.boundaries == [18 * steps, 22 * steps]
-    assert schedule.values == pytest.approx([rate, rate / 10, rate / 100])
+    assert rates.boundaries == [18 * steps, 22 * steps]
+    assert rates.values == pytest.approx([rate, rate / 10, rate / 100])
+    assert config.trainer.optimizer_config.optimizer.get().global_clipnorm == 35
+    assert len(config.task.category_ids) == 80 and config.task.category_ids[11:13] == [13, 14]
     assert config.task.model.input_size[0] == {"retinanet": 1408, "cascade_rcnn": 1344}[name]

@@ -42,7 +42,7 @@ def test_records_hold_the_images_bytes_and_the_boxes_as_shares(annotations, two_
     assert second["image/encoded"].bytes_list.value[0] == (tmp_path / "b.jpg").read_bytes()
     sides = [second[f"image/object/bbox/{side}"].float_list.value[0] for side in ("xmin", "ymin", "xmax", "ymax")]
     assert sides == [4 / 32, 6 / 24, 12 / 32, 18 / 24]
-    assert second["image/object/class/label"].int64_list.value == [1]
+    assert second["image/object/class/label"].int64_list.value == [3]  # the category's own id
     assert second["image/object/is_crowd"].int64_list.value == [1]
     assert not features[4]["image/object/class/label"].int64_list.value
 

@@ -60,6 +60,16 @@ def test_a_classifier_of_other_classes_is_fresh_and_it_is_said(trained, ending, 
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.parametrize("ending", [".npz", ".keras", ".weights.h5", ".h5"])
+def test_a_network_without_a_top_takes_the_weights_of_one_with_it(trained, ending):
+    folder, network = trained
+    loaded = ResNet18(**SMALL, include_top=False, pooling="avg", weights=folder / f"trained{ending}")
+    ours, theirs = loaded.get_weights(), network.get_weights()[:-2]
+    assert len(ours) == len(theirs)
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_weights_with_modules_go_into_modules_and_nowhere_else(tmp_path):
     small = {**SMALL, "alpha": 0.35, "classes": 3}
     network = MobileNetV2(**small, attention="na")

@@ -15,6 +15,7 @@ import tensorflow as tf
 import plots
 import recipes
 from engine import class_weights, evaluation, steps, strategies
+from engine.interruption import Interruption
 from engine.report import Report
 from engine.training_state import TrainingState, copy_weights, make_model
 from na_keras.data import pipeline
@@ -57,30 +58,6 @@ def epoch_iterator(strategy, source, recipe, epoch, first_step):
     options = {"seed": recipe.seed, "epoch": epoch, "first_step": first_step, **augmentation_options(recipe)}
     batches = functools.partial(pipeline.training_batches, source, **options)
     return iter(strategy.distribute_datasets_from_function(lambda context: batches(context=context)))
-
-
-class Interruption:
-    """Notes SIGTERM and SIGINT instead of dying of them, so that the loop can end at a step's boundary.
-
-    Attributes:
-        signal: the first that came, or None. A second one acts as it would have without us.
-    """
-
-    def __enter__(self):
-        """Takes the signals over."""
-        self.signal = None
-        self.previous = {number: signal.signal(number, self.note) for number in (signal.SIGTERM, signal.SIGINT)}
-        return self
-
-    def note(self, number, frame):
-        """Remembers a signal."""
-        self.signal = signal.Signals(number)
-        self.__exit__()
-
-    def __exit__(self, *error):
-        """Puts the handlers back that were there before."""
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
 
 
 class NotFiniteError(ArithmeticError):

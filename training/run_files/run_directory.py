@@ -70,12 +70,14 @@ def default_directory(recipe_name):
     return pathlib.Path("runs") / f"{recipe_name}-{datetime.datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
 
 
-def check(directory, decided):
+def check(directory, decided, before=BEFORE, finished=MODEL):
     """Whether `directory` holds an unfinished run that the same things decide (True) or nothing yet (False).
 
     Args:
         directory: pathlib.Path.
         decided: from `as_json`.
+        before: what a recipe.json means that was written before it held these.
+        finished: name in a directory whose presence says that its run is finished.
 
     Raises:
         FileExistsError: a finished run, or files that are not a run's.
@@ -88,13 +90,13 @@ def check(directory, decided):
     unfinished_start = {ENVIRONMENT, LABELS, DATA, LOCK}.union(*map(leftovers, (ENVIRONMENT, LABELS, DATA, RECIPE)))
     if names <= unfinished_start:
         return False
-    if (directory / MODEL).exists():
-        raise FileExistsError(f"{directory} holds a finished run ({MODEL}); it is kept. Choose another --run-dir.")
+    if (directory / finished).exists():
+        raise FileExistsError(f"{directory} holds a finished run ({finished}); it is kept. Choose another --run-dir.")
     if not (directory / RECIPE).exists():
         raise FileExistsError(
             f"{directory} is not empty and holds no run ({RECIPE} is missing); it is kept. Choose another --run-dir."
         )
-    stored, decided = read_recipe(directory), {**BEFORE, **decided}
+    stored, decided = read_recipe(directory, before), {**before, **decided}
     differences = [
         f"  {key}: {stored.get(key)!r} there, {decided.get(key)!r} asked for"
         for key in sorted({*stored, *decided} - {*recipes.MAY_CHANGE})
@@ -108,9 +110,9 @@ def check(directory, decided):
     return True
 
 
-def read_recipe(directory):
-    """What decided the run in `directory`, as `as_json` made it."""
-    return {**BEFORE, **json.loads((directory / RECIPE).read_text("utf-8"))}
+def read_recipe(directory, before=BEFORE):
+    """What decided the run in `directory`, as `as_json` made it; `before` as in `check`."""
+    return {**before, **json.loads((directory / RECIPE).read_text("utf-8"))}
 
 
 def stored_recipe(directory):

@@ -8,11 +8,14 @@ import dataclasses
 
 from official.core import config_definitions, exp_factory
 from official.modeling import hyperparams, optimization
-from official.vision.configs import backbones, maskrcnn, retinanet
+from official.vision.configs import backbones, decoders, maskrcnn, retinanet
 from official.vision.modeling.backbones import factory
 
-from na_keras.detection.detectors import COCO_CLASSES
+from na_keras.detection import coco
+from na_keras.detection.detectors import COCO_CLASSES, PYRAMID_FILTERS
+from na_keras.detection.heads import UNITS
 from na_keras.detection.model_garden import images, networks, tasks
+from na_keras.detection.schedule import COCO_TRAINING_IMAGES, LEARNING_RATES, MMDETECTION, PAPER
 
 
 @dataclasses.dataclass
@@ -53,53 +56,71 @@ def build_backbone(input_specs, backbone_config, norm_activation_config, l2_regu
     return networks.backbone(shape, options.attention, options.model_id, options.frozen_stages, layers)
 
 
-def retinanet_model(input_size, classes=COCO_CLASSES, **backbone):
-    """RetinaNet. `input_size`: (height, width), multiples of 128; `backbone`: fields of AttentionResNet."""
+def retinanet_model(input_size, classes=COCO_CLASSES, *, filters=PYRAMID_FILTERS, coarsest_level=7, **backbone):
+    """RetinaNet.
+
+    Args:
+        input_size: (height, width), multiples of 2**coarsest_level.
+        classes: how many, without a background.
+        filters: of the pyramid and the head.
+        coarsest_level: of the pyramid, which begins at level 3.
+        **backbone: fields of AttentionResNet.
+    """
     return retinanet.RetinaNet(
         num_classes=classes,  # sigmoids: no background
         input_size=[*input_size, 3],
         min_level=3,
-        max_level=7,
+        max_level=coarsest_level,
         anchor=retinanet.Anchor(num_scales=3, aspect_ratios=[0.5, 1.0, 2.0], anchor_size=4.0),
         backbone=attention_backbone(**backbone),
+        decoder=decoders.Decoder(type="fpn", fpn=decoders.FPN(num_filters=filters)),
+        head=retinanet.RetinaNetHead(num_filters=filters),
+        detection_generator=retinanet.DetectionGenerator(nms_version="batched", pre_nms_top_k=1000),
     )
 
 
-def cascade_rcnn_model(input_size, classes=COCO_CLASSES, **backbone):
-    """Cascade R-CNN. `input_size`: (height, width), multiples of 64; `backbone`: fields of AttentionResNet."""
+def cascade_rcnn_model(
+    input_size,
+    classes=COCO_CLASSES,
+    *,
+    filters=PYRAMID_FILTERS,
+    coarsest_level=6,
+    units=UNITS,
+    regions=512,
+    **backbone,
+):
+    """Cascade R-CNN.
+
+    Args:
+        input_size: (height, width), multiples of 2**coarsest_level.
+        classes: how many, without the background.
+        filters: of the pyramid and the proposals' head.
+        coarsest_level: of the pyramid, which begins at level 2.
+        units: of the box heads' fully connected layers.
+        regions: of an image that the box heads are trained on.
+        **backbone: fields of AttentionResNet.
+    """
     return maskrcnn.MaskRCNN(
         num_classes=classes + 1,  # a softmax: the background is class 0
         input_size=[*input_size, 3],
         min_level=2,
-        max_level=6,
+        max_level=coarsest_level,
         anchor=maskrcnn.Anchor(num_scales=1, aspect_ratios=[0.5, 1.0, 2.0], anchor_size=8.0),
         backbone=attention_backbone(**backbone),
+        decoder=decoders.Decoder(type="fpn", fpn=decoders.FPN(num_filters=filters)),
         include_mask=False,
         mask_head=None,
         mask_sampler=None,
         mask_roi_aligner=None,
-        roi_sampler=maskrcnn.ROISampler(foreground_iou_threshold=0.5, cascade_iou_thresholds=[0.6, 0.7]),
+        rpn_head=maskrcnn.RPNHead(num_filters=filters),
+        roi_generator=maskrcnn.ROIGenerator(use_batched_nms=True),
+        roi_sampler=maskrcnn.ROISampler(
+            num_sampled_rois=regions, foreground_iou_threshold=0.5, cascade_iou_thresholds=[0.6, 0.7]
+        ),
         detection_head=maskrcnn.DetectionHead(
-            num_convs=0, num_fcs=2, fc_dims=1024, class_agnostic_bbox_pred=True, cascade_class_ensemble=True
+            num_convs=0, num_fcs=2, fc_dims=units, class_agnostic_bbox_pred=True, cascade_class_ensemble=True
         ),
     )
-
-
-# Section 5.3 of the paper.
-PAPER = {
-    "batch_size": 16,  # "with a total of 16 images per mini-batch (that is 2 images per GPU)"
-    "epochs": 24,  # "All detection models are trained for 24 epochs"
-    "drops": (18, 22),  # "reduced by a factor of 10 at the 18th and 22nd epochs"
-    "weight_decay": 1e-4,  # "synchronized SGD with a weight decay of 0.0001
-    "momentum": 0.9,  # and a momentum of 0.9"
-    "shorter": 800,  # "resized to make the shorter side to be 800 pixels"
-}
-# "We initialize the learning rate to 0.02 for Cascade R-CNN and 0.01 for RetinaNet"
-LEARNING_RATES = {"retinanet": 0.01, "cascade_rcnn": 0.02}
-# Where the paper is silent, mmdetection's configs/cascade_rcnn_r50_fpn_1x.py: img_scale=(1333, 800), warmup_iters=500,
-# warmup_ratio=1 / 3. Its clipping of gradients at a norm of 35 is left out.
-MMDETECTION = {"longer": 1333, "warmup_steps": 500, "warmup_from": 1 / 3}
-COCO_TRAINING_IMAGES = 118_287
 
 
 def retinanet_losses(weight_decay):
@@ -124,68 +145,103 @@ def cascade_rcnn_losses(weight_decay):
     return maskrcnn.Losses(frcnn_class_weight=1.75, frcnn_box_weight=1.75, l2_weight_decay=weight_decay)
 
 
-def retinanet_task(resize, classes, batch_size, weight_decay, records="", flip=True, **backbone):
-    """RetinaNet's task. `records`: pattern of the training records; `backbone`: fields of AttentionResNet."""
-    side = images.canvas_side(resize.longer, 2**7)
-    parser = retinanet.Parser(aug_rand_hflip=flip, match_threshold=0.5, unmatched_threshold=0.4)
-    data = retinanet.DataConfig(
-        input_path=records, is_training=True, global_batch_size=batch_size, dtype="float32", parser=parser
+def retinanet_data(**options):
+    """RetinaNet's training data; `options` of DataConfig."""
+    parser = retinanet.Parser(match_threshold=0.5, unmatched_threshold=0.4)
+    return retinanet.DataConfig(is_training=True, dtype="float32", parser=parser, **options)
+
+
+def cascade_rcnn_data(**options):
+    """Cascade R-CNN's training data; `options` of DataConfig."""
+    return maskrcnn.DataConfig(is_training=True, dtype="float32", parser=maskrcnn.Parser(), **options)
+
+
+# Of each detector: task, network, losses and data; the pyramid's coarsest level in the paper.
+PARTS = {
+    "retinanet": (tasks.RetinaNetTask, retinanet_model, retinanet_losses, retinanet_data, 7),
+    "cascade_rcnn": (tasks.CascadeRCNNTask, cascade_rcnn_model, cascade_rcnn_losses, cascade_rcnn_data, 6),
+}
+
+
+def detection_task(
+    detector, category_ids, *, size, longer_size, batch_size, weight_decay=0.0, records="", flip=True, **network
+):
+    """The task of a detector on some data.
+
+    Args:
+        detector: "retinanet" or "cascade_rcnn".
+        category_ids: of the records' categories, ascending; in the network they are the classes 1, 2, 3 ...
+        size: pixels of the images' shorter side.
+        longer_size: the most pixels that their longer side has.
+        batch_size: images a step, all replicas together.
+        weight_decay: of kernels, as PyTorch counts it.
+        records: pattern, or list, of the training records.
+        flip: mirror every other image.
+        **network: of `retinanet_model` or `cascade_rcnn_model`.
+
+    Returns:
+        tasks.RetinaNetTask or tasks.CascadeRCNNTask.
+    """
+    task, model, losses, data, coarsest_level = PARTS[detector]
+    network = {"coarsest_level": coarsest_level} | network
+    side = images.canvas_side(longer_size, 2 ** network["coarsest_level"])
+    read = data(input_path=records, global_batch_size=batch_size)
+    read.parser.aug_rand_hflip = flip
+    return task(
+        model=model((side, side), len(category_ids), **network),
+        resize=tasks.Resize(shorter=size, longer=longer_size),
+        category_ids=list(category_ids),
+        losses=losses(weight_decay),
+        train_data=read,
+        use_coco_metrics=False,
     )
-    model = retinanet_model((side, side), classes, **backbone)
-    model.detection_generator.nms_version, model.detection_generator.pre_nms_top_k = "batched", 1000
-    return tasks.RetinaNetTask(
-        model=model, resize=resize, losses=retinanet_losses(weight_decay), train_data=data, use_coco_metrics=False
-    )
 
 
-def cascade_rcnn_task(resize, classes, batch_size, weight_decay, records="", flip=True, **backbone):
-    """Cascade R-CNN's task; arguments as of `retinanet_task`."""
-    side = images.canvas_side(resize.longer, 2**6)
-    parser = maskrcnn.Parser(aug_rand_hflip=flip)
-    data = maskrcnn.DataConfig(
-        input_path=records, is_training=True, global_batch_size=batch_size, dtype="float32", parser=parser
-    )
-    model = cascade_rcnn_model((side, side), classes, **backbone)
-    model.roi_generator.use_batched_nms = True
-    return tasks.CascadeRCNNTask(
-        model=model, resize=resize, losses=cascade_rcnn_losses(weight_decay), train_data=data, use_coco_metrics=False
-    )
+def trainer(
+    steps_per_epoch, epochs, drop_epochs, learning_rate, momentum=0.9, warmup_steps=0, warmup_factor=1.0, clip_norm=None
+):
+    """Model Garden's configuration of a schedule.
 
-
-TASKS = {"retinanet": retinanet_task, "cascade_rcnn": cascade_rcnn_task}
-
-
-def trainer(steps_per_epoch, epochs, drops, learning_rate, momentum=0.9, warmup_steps=500, warmup_from=1 / 3):
-    """Model Garden's configuration of a schedule: SGD, the rate divided by 10 at the epochs `drops`."""
-    values = [learning_rate / 10**count for count in range(len(drops) + 1)]
-    warmup = {"warmup_steps": warmup_steps, "warmup_learning_rate": learning_rate * warmup_from}
-    schedule = {"type": "stepwise", "stepwise": {"boundaries": [e * steps_per_epoch for e in drops], "values": values}}
-    if not drops:
-        schedule = {"type": "constant", "constant": {"learning_rate": learning_rate}}
+    Args:
+        steps_per_epoch, epochs: how long.
+        drop_epochs: after each of them the learning rate is divided by 10.
+        learning_rate: the highest.
+        momentum: of SGD.
+        warmup_steps, warmup_factor: at the start the rate rises to the highest in so many steps, from this share of it.
+        clip_norm: largest norm of all gradients together, None for any.
+    """
+    values = [learning_rate / 10**count for count in range(len(drop_epochs) + 1)]
+    schedule = {"type": "constant", "constant": {"learning_rate": learning_rate}}
+    if drop_epochs:
+        boundaries = [epoch * steps_per_epoch for epoch in drop_epochs]
+        schedule = {"type": "stepwise", "stepwise": {"boundaries": boundaries, "values": values}}
+    options = {"learning_rate": schedule, "optimizer": {"type": "sgd", "sgd": {"momentum": momentum}}}
+    options["optimizer"]["sgd"]["global_clipnorm"] = clip_norm
+    if warmup_steps:
+        linear = {"warmup_steps": warmup_steps, "warmup_learning_rate": learning_rate * warmup_factor}
+        options["warmup"] = {"type": "linear", "linear": linear}
     return config_definitions.TrainerConfig(
         train_steps=epochs * steps_per_epoch,
         steps_per_loop=steps_per_epoch,
         summary_interval=steps_per_epoch,
         checkpoint_interval=steps_per_epoch,
-        optimizer_config=optimization.OptimizationConfig(
-            {
-                "optimizer": {"type": "sgd", "sgd": {"momentum": momentum}},
-                "learning_rate": schedule,
-                "warmup": {"type": "linear", "linear": warmup},
-            }
-        ),
+        optimizer_config=optimization.OptimizationConfig(options),
     )
 
 
 def paper_experiment(detector):
     """The paper's training on COCO of "retinanet" or "cascade_rcnn", with NA."""
-    resize = tasks.Resize(shorter=PAPER["shorter"], longer=MMDETECTION["longer"])
-    task = TASKS[detector](resize, COCO_CLASSES, PAPER["batch_size"], PAPER["weight_decay"])
-    warmup = {name: MMDETECTION[name] for name in ("warmup_steps", "warmup_from")}
-    schedule = {name: PAPER[name] for name in ("epochs", "drops", "momentum")}
+    numbers = PAPER | MMDETECTION
+    task = detection_task(
+        detector,
+        coco.COCO_CATEGORY_IDS,
+        **{name: numbers[name] for name in ("size", "longer_size", "batch_size", "weight_decay")},
+    )
+    names = "epochs", "drop_epochs", "momentum", "warmup_steps", "warmup_factor", "clip_norm"
+    schedule = {name: numbers[name] for name in names}
     steps = COCO_TRAINING_IMAGES // PAPER["batch_size"]
     return config_definitions.ExperimentConfig(
-        task=task, trainer=trainer(steps, learning_rate=LEARNING_RATES[detector], **schedule, **warmup)
+        task=task, trainer=trainer(steps, learning_rate=LEARNING_RATES[detector], **schedule)
     )
 
 

@@ -60,17 +60,25 @@ class Decoder(tf_example_decoder.TfExampleDecoder):
     """Model Garden's decoder of records (na_keras.detection.records), which lays images on a canvas.
 
     Args:
+        category_ids: of all categories that records may have, ascending: they become the classes 1, 2, 3 ...
         shorter, longer, side: see `on_canvas`.
         flip: mirror every other image at random.
     """
 
-    def __init__(self, shorter, longer, side, flip=False):
+    def __init__(self, category_ids, shorter, longer, side, *, flip=False):
         super().__init__()
+        self.category_ids = category_ids
         self.shorter, self.longer, self.side, self.flip = shorter, longer, side, flip
 
     def _decode_image(self, parsed_tensors):
         # Grey and CMYK photographs too; boxes belong to the pixels as they are stored.
         return preprocessing.decode(parsed_tensors["image/encoded"], exif_orientation=False)
+
+    def _decode_classes(self, parsed_tensors):
+        found = tf.equal(super()._decode_classes(parsed_tensors)[:, None], self.category_ids)
+        message = "A record has a category that is not one of the annotations'."
+        with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(tf.reduce_any(found, axis=1)), [message])]):
+            return tf.argmax(found, axis=1) + 1
 
     def decode(self, serialized_example):
         """As Model Garden's; the image is float32 (side, side, 3), and boxes are in shares of the canvas."""

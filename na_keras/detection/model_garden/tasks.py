@@ -35,16 +35,18 @@ class RetinaNetLosses(retinanet.Losses):
 
 @dataclasses.dataclass
 class RetinaNetTask(retinanet.RetinaNetTask):
-    """RetinaNet with classes and no background."""
+    """RetinaNet with classes and no background. `category_ids`: see images.Decoder."""
 
+    category_ids: list[int] | None = None
     resize: Resize = dataclasses.field(default_factory=Resize)
     losses: RetinaNetLosses = dataclasses.field(default_factory=RetinaNetLosses)
 
 
 @dataclasses.dataclass
 class CascadeRCNNTask(maskrcnn.MaskRCNNTask):
-    """Cascade R-CNN without masks."""
+    """Cascade R-CNN without masks. `category_ids`: see images.Decoder."""
 
+    category_ids: list[int] | None = None
     resize: Resize = dataclasses.field(default_factory=Resize)
 
 
@@ -69,8 +71,9 @@ def check_canvas(config):
 def read(parameters, config, parser, input_context):
     """The batches of a task's records (images, labels)."""
     check_canvas(config)
+    resize, side = config.resize, config.model.input_size[0]
     decoder = images.Decoder(
-        config.resize.shorter, config.resize.longer, config.model.input_size[0], parameters.parser.aug_rand_hflip
+        config.category_ids, resize.shorter, resize.longer, side, flip=parameters.parser.aug_rand_hflip
     )
     reader = input_reader.InputReader(
         parameters,

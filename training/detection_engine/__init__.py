@@ -1,0 +1,1 @@
+"""What the programs about detectors share: recipes, runs, the training loop."""
