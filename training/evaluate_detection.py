@@ -30,7 +30,7 @@ def open_both(arguments):
     """(the opened detector, the data's Split).
 
     Raises:
-        ValueError, OSError, CheckpointError: something is not there, or they do not fit together.
+        ValueError, OSError: something is not there, or they do not fit together.
     """
     from detection_engine import dataset, opened
 
@@ -53,11 +53,10 @@ def main(argv=None):
     print(f"Evaluating on {terminal.start_tensorflow()}", flush=True)
     from detection_engine import evaluation
     from na_keras.text_table import text_table
-    from run_files import checkpoints
 
     try:
         detector, split = open_both(arguments)
-    except (ValueError, OSError, checkpoints.CheckpointError) as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"evaluate_detection.py: {error}")
     print(*split.annotations.summary, sep="\n", flush=True)
     result = detector.evaluator(split, arguments.batch_size).evaluate()

@@ -77,7 +77,8 @@ class Run:
         decided: what decides it, from run_directory.as_json.
         resumed: whether the directory holds its beginning.
         splits: (training, validation), each a dataset.Split.
-        described: what data.json has.
+        description: of the detector, what detector.json has.
+        data: what data.json has.
         weights: network.BackboneWeights, or None.
     """
 
@@ -87,7 +88,8 @@ class Run:
     decided: dict
     resumed: bool
     splits: tuple
-    described: dict
+    description: dict
+    data: dict
     weights: object
 
 
@@ -118,10 +120,11 @@ def prepare(arguments, directory, lock):
     weights = network.BackboneWeights(recipe) if recipe.weights else None
     execution = {"replicas": strategy.num_replicas_in_sync} | ({"weights_sha256": weights.sha256} if weights else {})
     decided = run_directory.as_json(arguments.recipe, recipe, **execution)
-    resumed = run_directory.check(directory, decided, recipes.BEFORE, loop.MODEL)
-    described = dataset.describe(*splits)
-    dataset.check_same(directory, described)
-    return Run(recipe, directory, strategy, decided, resumed, splits, described, weights)
+    resumed = run_directory.check(directory, decided, recipes.BEFORE, loop.DETECTOR)
+    data = dataset.describe(*splits)
+    dataset.check_same(directory, data)
+    description = network.describe(recipe, splits[0].annotations.categories)
+    return Run(recipe, directory, strategy, decided, resumed, splits, description, data, weights)
 
 
 def start(run, lock):
@@ -131,12 +134,18 @@ def start(run, lock):
         OSError: another process trains there, or the folder cannot be written.
     """
     from detection_engine import dataset
+    from na_keras.detection.model_garden import saved
     from run_files import run_directory
 
     run.directory.mkdir(parents=True, exist_ok=True)
     lock.take()
-    run_directory.write_text(run.directory / dataset.DATA, json.dumps(run.described, indent=2) + "\n")
+
+    def write(name, content):
+        run_directory.write_text(run.directory / name, json.dumps(content, indent=2) + "\n")
+
+    write(dataset.DATA, run.data)
     run_directory.start(run.directory, run.decided, run.strategy, run.splits[0].annotations.class_names)
+    write(saved.DESCRIPTION, run.description)
 
 
 def training_records(arguments, split):
@@ -178,7 +187,7 @@ def main(argv=None):
     arguments = parse_arguments(argv)
     check_installed("train_detection.py")
     devices = terminal.start_tensorflow()
-    from detection_engine import loop, network
+    from detection_engine import loop
     from run_files import checkpoints, run_directory, run_lock
 
     directory = arguments.run_dir or run_directory.default_directory(arguments.recipe)
@@ -192,9 +201,8 @@ def main(argv=None):
             sys.exit(f"train_detection.py: {error}")
         announce(run, arguments.recipe, devices)
         recipe, training = run.recipe, run.splits[0]
-        config = network.task_config(recipe, training.annotations.categories, paths)
         steps = len(training.photographs) // recipe.batch_size
-        state = loop.TrainingState(recipe, config, run.strategy, steps, run.weights)
+        state = loop.TrainingState(recipe, run.description, paths, run.strategy, steps, run.weights)
         options = {"checkpoint_every": arguments.checkpoint_every, "stop_after": arguments.steps}
         try:
             outcome = loop.train(recipe, state, directory, run.strategy, run.splits, **options)
@@ -209,7 +217,7 @@ def conclude(outcome, directory):
     from run_files import run_directory
 
     if outcome.finished:
-        files = {"detector": loop.MODEL, "curves": run_directory.CURVES, "history": run_directory.HISTORY}
+        files = {"detector": loop.DETECTOR, "curves": run_directory.CURVES, "history": run_directory.HISTORY}
         files["pictures"] = run_directory.EVALUATION
         print(f"Finished {len(outcome.rows)} epochs.")
         print(*(f"  {name:<9} {directory / file}" for name, file in files.items()), sep="\n")

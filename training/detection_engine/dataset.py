@@ -41,12 +41,8 @@ def describe(training, validation):
     """What data.json has: a resumed run must have the same."""
     splits = {"train": training, "val": validation}
     return {
-        # A list, because JSON has no whole numbers for keys.
-        "categories": [[number, name] for number, name in training.annotations.categories.items()],
-        **{
-            name: {"images": len(split.photographs), "annotations_sha256": sha256_of(split.annotations.path)}
-            for name, split in splits.items()
-        },
+        name: {"images": len(split.photographs), "annotations_sha256": sha256_of(split.annotations.path)}
+        for name, split in splits.items()
     }
 
 
@@ -63,11 +59,6 @@ def check_same(directory, described):
             f"The data is not that of the run in {directory}: {'; '.join(differing)}. Give the run its data again, or "
             "choose another --run-dir."
         )
-
-
-def read_categories(directory):
-    """{id: name} of a run's categories."""
-    return {number: name for number, name in json.loads((directory / DATA).read_text("utf-8"))["categories"]}
 
 
 def ready_records(pattern, annotations):

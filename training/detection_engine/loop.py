@@ -19,10 +19,10 @@ import progress
 from detection_engine import dataset, evaluation, network
 from engine.interruption import Interruption
 from na_keras.detection.evaluation import METRICS
+from na_keras.detection.model_garden import saved
 from run_files import checkpoints, run_directory
 
-MODEL = "detector"  # folder of a finished run's weights; its presence says that the run is finished
-WEIGHTS = "weights"  # file in it
+DETECTOR = "detector"  # folder of a finished run's detector; its presence says that the run is finished
 UNTRAINED = ("mask_loss",)  # Model Garden's metrics of what is not there
 
 
@@ -47,12 +47,14 @@ class TrainingState:
 
     Args:
         recipe: DetectionRecipe.
-        config: from network.task_config, with the training records.
+        description: of its detector, from network.describe.
+        records: paths of the training records.
         strategy: tf.distribute.Strategy.
         steps_per_epoch: how many.
         weights: network.BackboneWeights, or None.
 
     Attributes:
+        description: of the detector.
         config, model: of the task.
         trainer: Model Garden's, whose `train` does some steps.
         losses: names of its metrics.
@@ -60,12 +62,12 @@ class TrainingState:
         checkpoint: tf.train.Checkpoint.
     """
 
-    def __init__(self, recipe, config, strategy, steps_per_epoch, weights=None):
-        self.config = config
+    def __init__(self, recipe, description, records, strategy, steps_per_epoch, weights=None):
+        self.description, self.config = description, network.task_config(recipe, description, records)
         schedule = network.trainer_config(recipe, steps_per_epoch)
-        experiment = config_definitions.ExperimentConfig(task=config, trainer=schedule)
+        experiment = config_definitions.ExperimentConfig(task=self.config, trainer=schedule)
         with strategy.scope():
-            task, self.model = network.make_model(recipe, config)
+            task, self.model = network.make_model(recipe, self.config)
             if weights is not None:
                 weights.fill(self.model.backbone)
             optimizer = task.create_optimizer(schedule.optimizer_config, experiment.runtime)
@@ -212,9 +214,7 @@ class Loop:
             return False
         result = self.result or self.evaluator.evaluate()  # of a run that was killed before it wrote its results
         evaluation.write(self.directory / run_directory.EVALUATION, result, self.validation)
-        incoming = self.directory / f"{MODEL}.incoming"
-        tf.train.Checkpoint(model=self.state.model).write(str(incoming / WEIGHTS))
-        incoming.rename(self.directory / MODEL)
+        saved.save(self.directory / DETECTOR, self.state.model, self.state.description)
         return True
 
 

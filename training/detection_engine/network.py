@@ -3,31 +3,29 @@
 import keras
 import tf_keras
 
-from na_keras.detection.model_garden import configurations, tasks
+from na_keras.detection.model_garden import configurations, saved
 from na_keras.models import MODELS
 from na_keras.pretrained import Notes, open_weights, start
 
 # Fields of the recipe under the names that configurations.detection_task and its networks have for them.
 NETWORK = ("attention", "frozen_stages", "fixed_batch_norm", "filters")
-DATA = ("size", "longer_size", "batch_size", "weight_decay", "flip")
+OF_CASCADE = ("units", "regions")
+DATA = ("batch_size", "weight_decay", "flip")
 SCHEDULE = ("epochs", "drop_epochs", "learning_rate", "momentum", "warmup_steps", "warmup_factor", "clip_norm")
 
 
-def task_config(recipe, category_ids, records=""):
-    """The configuration of a recipe's task.
-
-    Args:
-        recipe: DetectionRecipe.
-        category_ids: of the data, ascending.
-        records: paths of the training records, or a pattern of them.
-    """
-    network = {name: getattr(recipe, name) for name in NETWORK} | {"model_id": recipe.depth}
-    if recipe.detector == "cascade_rcnn":
-        network |= {"units": recipe.units, "regions": recipe.regions}
+def describe(recipe, categories):
+    """What detector.json says of a recipe's detector of these categories, {id: name}."""
+    names = (*NETWORK, *(OF_CASCADE if recipe.detector == "cascade_rcnn" else ()))
+    network = {name: getattr(recipe, name) for name in names} | {"model_id": recipe.depth}
     if recipe.coarsest_level is not None:
         network["coarsest_level"] = recipe.coarsest_level
-    data = {name: getattr(recipe, name) for name in DATA}
-    return configurations.detection_task(recipe.detector, category_ids, records=records, **data, **network)
+    return saved.describe(recipe.detector, categories, recipe.size, recipe.longer_size, **network)
+
+
+def task_config(recipe, description, records):
+    """The configuration of a recipe's task; `records`: paths of the training records, or a pattern of them."""
+    return saved.task_config(description, records=records, **{name: getattr(recipe, name) for name in DATA})
 
 
 def trainer_config(recipe, steps_per_epoch):
@@ -38,7 +36,7 @@ def trainer_config(recipe, steps_per_epoch):
 def make_model(recipe, config):
     """The task and its model, freshly initialised from the recipe's seed. In the strategy's scope."""
     tf_keras.utils.set_random_seed(recipe.seed)
-    task = {tasks.RetinaNetTask: tasks.RetinaNet, tasks.CascadeRCNNTask: tasks.CascadeRCNN}[type(config)](config)
+    task = saved.make_task(config)
     return task, task.build_model()
 
 
