@@ -13,6 +13,7 @@ import pathlib
 import sys
 
 import serving_client
+from versions import publish
 
 # 2: no information and no warnings of TensorFlow's C++ part. Whoever has set the variable keeps it.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -110,3 +111,56 @@ def kinds_help():
     """The kinds of TFLite files, a line each, for the end of a program's help."""
     lines = [f"  {name:16} {kind.description}" for name, kind in tflite_kinds().items()]
     return "\n".join(("kinds of TFLite files:", *lines))
+
+
+def publish_version(program, output, make_plan, write_version):
+    """Writes and publishes a version; ends the program with one line where that does not work, and nothing is left.
+
+    Args:
+        program: name for messages.
+        output: base folder of the versions.
+        make_plan: function that reads and checks everything; its ValueError and OSError are the user's to mend.
+        write_version: function of the folder to write into and of what `make_plan` returned.
+
+    Returns:
+        (path of the published version, what `write_version` returned).
+    """
+    try:
+        publish.check_base_folder(output)
+        publish.check_writable(output)
+        for folder in publish.leftovers(output):
+            print(f"{folder} is being written by another export, or was left by one that was killed: then delete it.")
+        plan = make_plan()
+    except (ValueError, OSError) as error:
+        sys.exit(f"{program}: {error}")
+
+    import tensorflow as tf
+
+    try:
+        with publish.incoming_version(output) as incoming:
+            written = write_version(incoming, plan)
+            return publish.release(incoming), written
+    except (RuntimeError, ValueError) as error:
+        sys.exit(f"{program}: nothing was published. {error}")
+    except (OSError, tf.errors.OpError) as error:  # a full disk, in Python's words or TensorFlow's
+        reason = str(error).splitlines()[0]
+        sys.exit(f"{program}: nothing was published; writing below {output} failed: {reason}")
+
+
+def run_until_stopped(work):
+    """Calls `work`; ends the program with a signal's own status if one stops it."""
+    try:
+        work()
+    except publish.Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(128 + stopped.number)
+
+
+def print_exceptions(program, checks):
+    """What verification did not check, what was accepted in spite of it, and what was left out."""
+    for name, reason in checks["skipped"].items():
+        print(f"  not checked with {name}: {reason}")
+    for entry in checks["accepted"]:
+        print(f"  accepted ({entry['gate']}): {entry['finding']}")
+    for name, reason in checks["failed"].items():
+        print(f"{program}: failed and left out: {name}: {reason.removeprefix(f'{name}: ')}", file=sys.stderr)

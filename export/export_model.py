@@ -214,12 +214,7 @@ def print_checks(target, checks):
             f"  {name:28} answers differ by {numbers['largest_difference']:.1e}, correlate by "
             f"{numbers['correlation']:.4f}; equal best class {numbers['top1_agreement']:.0%}"
         )
-    for name, reason in checks["skipped"].items():
-        print(f"  not checked with {name}: {reason}")
-    for entry in checks["accepted"]:
-        print(f"  accepted ({entry['gate']}): {entry['finding']}")
-    for name, reason in checks["failed"].items():
-        print(f"export_model.py: failed and left out: {name}: {reason.removeprefix(f'{name}: ')}", file=sys.stderr)
+    command_line.print_exceptions("export_model.py", checks)
 
 
 def add_network_flags(parser):
@@ -338,29 +333,15 @@ def export(arguments, stop):
         arguments: of parse_arguments.
         stop: publish.StopRequest.
     """
-    output = arguments.output
-    try:
-        publish.check_base_folder(output)
-        publish.check_writable(output)
-        for folder in publish.leftovers(output):
-            print(f"{folder} is being written by another export, or was left by one that was killed: then delete it.")
-        plan, recipe = make_plan(arguments)
-    except (ValueError, OSError) as error:
-        sys.exit(f"export_model.py: {error}")
 
-    import tensorflow as tf
+    def write(folder, made):
+        from versions import writer
 
-    from versions import writer
+        return writer.write_version(folder, *made, stop.check)
 
-    try:
-        with publish.incoming_version(output) as incoming:
-            checks = writer.write_version(incoming, plan, recipe, stop.check)
-            target = publish.release(incoming)
-    except (RuntimeError, ValueError) as error:
-        sys.exit(f"export_model.py: nothing was published. {error}")
-    except (OSError, tf.errors.OpError) as error:  # a full disk, in Python's words or TensorFlow's
-        reason = str(error).splitlines()[0]
-        sys.exit(f"export_model.py: nothing was published; writing below {output} failed: {reason}")
+    target, checks = command_line.publish_version(
+        "export_model.py", arguments.output, lambda: make_plan(arguments), write
+    )
     print_checks(target, checks)
 
 
@@ -370,11 +351,7 @@ def main(argv=None, stop=None):
     needed = {"ai_edge_litert": "export", **({"tf2onnx": "onnx", "onnxruntime": "onnx"} if arguments.onnx else {})}
     command_line.check_installed("export_model.py", needed)
     command_line.start_tensorflow("export_model.py")
-    try:
-        export(arguments, stop or publish.StopRequest())
-    except publish.Stopped as stopped:
-        print(stopped, file=sys.stderr)
-        sys.exit(128 + stopped.number)
+    command_line.run_until_stopped(lambda: export(arguments, stop or publish.StopRequest()))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ tensorflow-serving-api. All images travel as one request. A server refuses a req
 does not decode; then they are asked about one by one, so that the others are answered and the bad one is named.
 
 Scores are printed in per cent where they are probabilities, all in 0..1; of a model that answers logits (--activation
-none of the export) as they are.
+none of the export) as they are. Of a detector (export_detection.py) each box is a line: name, score, left, top, right
+and bottom in pixels of the file as it is stored.
 """
 
 import argparse
@@ -30,7 +31,8 @@ import urllib.request
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 SIGNATURE, INPUT = "serve_bytes", "image_bytes"
-OUTPUTS = ("classes", "scores", "labels")
+CLASSES = ("classes", "scores", "labels")  # of a classifier
+BOXES = ("num_detections", "detection_boxes", "detection_scores", "detection_labels")  # of a detector
 # The formats that the exported graph decodes: each begins with these bytes at these places. A copy of SIGNATURES in
 # na_keras/data/image_headers.py, because this file imports nothing; a test holds them equal.
 SIGNATURES = {
@@ -97,6 +99,11 @@ def open_url(request, timeout):
     return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=timeout)
 
 
+def kind_of(answer):
+    """The names of the outputs that an answer is printed from, CLASSES or BOXES; None if it has neither."""
+    return next((names for names in (CLASSES, BOXES) if set(names) <= set(answer)), None)
+
+
 def rest_predict(url, signature, instances, timeout):
     """The rows of a server's answer, one {output: value} for each instance.
 
@@ -125,8 +132,10 @@ def rest_predict(url, signature, instances, timeout):
         raise kind(f"No answer from {url}: {error!r}") from error
     rows = answer.get("predictions") if isinstance(answer, dict) else None
     fits = isinstance(rows, list) and len(rows) == len(instances)
-    if not fits or not all(isinstance(row, dict) and set(OUTPUTS) <= set(row) for row in rows):
-        raise ClientError(f"The answer from {url} is not that of an exported classifier: {str(answer)[:300]}")
+    if not fits or not all(isinstance(row, dict) and kind_of(row) for row in rows):
+        raise ClientError(
+            f"The answer from {url} is not that of an exported classifier or detector: {str(answer)[:300]}"
+        )
     return rows
 
 
@@ -171,15 +180,18 @@ def grpc_predict(address, model_name, signature, inputs, timeout):
 
 def as_rows(answer):
     """{output: array} of a batch as one {output: value} for each image, strings as text."""
-    if not set(OUTPUTS) <= set(answer):
-        raise ClientError(f"Expected the outputs {', '.join(OUTPUTS)}. Received: {', '.join(sorted(answer))}")
-    columns = {name: answer[name].tolist() for name in OUTPUTS}
-    columns["labels"] = [[label.decode() for label in row] for row in columns["labels"]]
-    return [dict(zip(OUTPUTS, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    names = kind_of(answer)
+    if names is None:
+        expected = " or ".join(", ".join(each) for each in (CLASSES, BOXES))
+        raise ClientError(f"Expected the outputs {expected}. Received: {', '.join(sorted(answer))}")
+    columns = {name: answer[name].tolist() for name in names}
+    columns[names[-1]] = [[label.decode() for label in row] for row in columns[names[-1]]]
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def from_rest(url, images, timeout):
-    """One answer {"classes", "scores", "labels"} per encoded image (bytes), by REST; see `rest_predict`."""
+    """One answer, {name: value} with the names of CLASSES or BOXES, per encoded image (bytes), by REST; see
+    `rest_predict`."""
     return rest_predict(url, SIGNATURE, [{"b64": base64.b64encode(data).decode()} for data in images], timeout)
 
 
@@ -235,7 +247,9 @@ def load_saved_model(path):
     tf = import_tensorflow("serving_client.py")
     signatures = tf.saved_model.load(str(newest_version(path))).signatures
     if SIGNATURE not in signatures:
-        raise ClientError(f"{path} has no signature {SIGNATURE}: expected an export of export_model.py.")
+        raise ClientError(
+            f"{path} has no signature {SIGNATURE}: expected an export of export_model.py or export_detection.py."
+        )
 
     def ask(images):
         try:
@@ -274,6 +288,25 @@ def score_text(scores):
     return (lambda score: f"{100 * score:5.1f} %") if probabilities else (lambda score: f"{score:7.3f}")
 
 
+def class_lines(answer, top):
+    """A line for each of the best classes: score and name."""
+    best = list(zip(answer["labels"], answer["scores"], strict=True))[:top]
+    text = score_text(answer["scores"])
+    return [f"  {text(score)}  {label}" for label, score in best]
+
+
+def box_lines(answer, lowest_score):
+    """A line for each box: name, score, and left, top, right, bottom in pixels of the file as it is stored."""
+    count = int(answer["num_detections"])
+    columns = ([*answer[name][:count]] for name in ("detection_labels", "detection_scores", "detection_boxes"))
+    found = [row for row in zip(*columns, strict=True) if row[1] >= lowest_score]
+    width = max((len(label) for label, *_ in found), default=0)
+    return [
+        f"  {label:{width}}  {100 * score:5.1f} %  {left:7.1f} {top:7.1f} {right:7.1f} {bottom:7.1f}"
+        for label, score, (top, left, bottom, right) in found
+    ] or [f"  nothing with a score of at least {lowest_score:g}"]
+
+
 def answer_each(ask, images):
     """One answer for each image; where `ask` refuses the batch, they are asked one by one.
 
@@ -297,7 +330,13 @@ def parse_arguments(argv):
     add = parser.add_argument
     add("--model-name", help="with --grpc: the model's name at the server")
     add("--image", type=pathlib.Path, nargs="+", required=True, help="image files")
-    add("--top", type=int, default=3, help="classes to print (default: %(default)s)")
+    add("--top", type=int, default=3, help="classes to print, of a classifier (default: %(default)s)")
+    add(
+        "--lowest-score",
+        type=float,
+        default=0.3,
+        help="of the boxes to print, of a detector: 0..1 (default: %(default)s)",
+    )
     add("--timeout", type=float, default=30.0, help="seconds to wait for each answer (default: %(default)s)")
     add("--retries", type=int, default=3, help="repetitions while there is no server (default: %(default)s)")
     arguments = parser.parse_args(argv)
@@ -334,10 +373,12 @@ def main(argv=None):
             refused.append(f"serving_client.py: {path}: {answer}")
             continue
         print(path)
-        best = list(zip(answer["labels"], answer["scores"], strict=True))[: arguments.top]
-        text = score_text(answer["scores"])
-        for label, score in best:
-            print(f"  {text(score)}  {label}")
+        lines = (
+            class_lines(answer, arguments.top)
+            if kind_of(answer) == CLASSES
+            else box_lines(answer, arguments.lowest_score)
+        )
+        print(*lines, sep="\n")
     if refused:
         sys.exit("\n".join(refused))
 

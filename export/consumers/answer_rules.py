@@ -13,6 +13,8 @@ differ in the logits, in proportion to the largest one; and a probability moves 
 Those of logits, and of further outputs of the network (`other/NAME` in the reference), are relative to the largest.
 """
 
+import json
+
 import numpy as np
 
 from consumers.gates import Finding
@@ -25,6 +27,7 @@ SMALLEST_DOUBT = 2.0**-24  # the least that float32 tells from 0 beside 1
 # agrees with every other one.
 SMALLEST_SPREAD = 100 * TOLERANCE
 
+UNASKED = {}  # {consumer: why it is not asked}
 TOP = {"classes", "scores", "labels"}
 EXPECTED = {"serving_default": "probabilities", "serve_bytes": "file_probabilities"}
 OTHER = "other/"  # before the names of further outputs, in the reference
@@ -188,3 +191,55 @@ def check_reduced(limits, ours, reference, ending="softmax"):
     if not spread(ours) >= SMALLEST_SPREAD:
         found.append("says the same of every image")
     return numbers, [Finding(sentence, "reduced-precision") for sentence in found]
+
+
+def measure(reference):
+    """What the report says of the reference itself."""
+    return {"spread": spread(reference["probabilities"])}
+
+
+def kind_of(path):
+    """The kind of a single file, by its name."""
+    return "float32" if path.suffix == ".onnx" else path.stem.removeprefix("model_")
+
+
+def limits_of(reference):
+    """{kind of file: how far it may be from the reference}."""
+    return json.loads(str(reference["limits"])) if "limits" in reference else {}
+
+
+def unknown_kind(limits):
+    """A sentence on a file whose kind has no limits."""
+    kinds = ", ".join(("float32", *limits))
+    return f"expected model_KIND.tflite, KIND one of {kinds}, which the reference holds limits for"
+
+
+def check_file(path, answers, reference):
+    """({name: difference}, {name: numbers}, sentences) of a single file's answers."""
+    kind = kind_of(path)
+    ours, expected = answers[answer_name(reference)], reference["probabilities"]
+    ending = ending_of(reference)
+    if kind == "float32":
+        value = difference(ours, expected, float32_scale(expected, ending))
+        return {path.name: value}, {}, [] if value <= TOLERANCE else [differs(value)]
+    limits = limits_of(reference)
+    if kind not in limits:
+        return {}, {}, [unknown_kind(limits)]
+    numbers, sentences = check_reduced(limits[kind], ours, expected, ending)
+    return {}, {path.name: numbers}, sentences
+
+
+def check_reference(reference):
+    """A list with what makes agreement with the Keras model's answers worthless, or none."""
+    probabilities, origin = reference["probabilities"], reference.get("origin", np.array("images"))
+    apart = spread(probabilities)
+    if not np.isfinite(probabilities).all():
+        return [Finding("The Keras model's answers are not finite numbers.")]
+    if apart >= SMALLEST_SPREAD:
+        return []
+    sentence = (
+        f"The Keras model's answers to the {len(probabilities)} {origin} that verification asks about differ by "
+        f"{apart:.1e} only, so that agreement on them says nothing. Ask about images that it tells apart "
+        "(export_model.py --sample-images DIR), or accept it (--accept equal-answers)."
+    )
+    return [Finding(sentence, "equal-answers")]

@@ -7,6 +7,7 @@ import importlib.metadata
 
 import numpy as np
 
+from consumers import detection_rules
 from consumers.answer_rules import answer_name
 from consumers.protocol import run_consumer
 
@@ -28,10 +29,10 @@ def stored_pixels(array, dtype):
 
 
 def dequantize(array, details):
-    """The float32 values of the tensor's integers; unchanged for a float tensor."""
-    if array.dtype.kind == "f":
-        return array.astype("float32")
+    """The float32 values of a quantized tensor's integers; other tensors' values as they are."""
     scale, zero_point = details["quantization"]
+    if not scale:
+        return array
     return ((array.astype("float64") - zero_point) * scale).astype("float32")
 
 
@@ -41,14 +42,15 @@ def consume(path, reference):
     if custom := custom_operations(path):
         raise ValueError(f"{path.name} needs operations outside TFLite's builtin set: {', '.join(custom)}")
     interpreter = Interpreter(str(path))
-    answer = answer_name(reference)
-    expected = {"serving_default": {"inputs": ["images"], "outputs": [answer]}}
+    detects = detection_rules.is_detectors(reference)
+    key, names = ("canvases", detection_rules.FOUND) if detects else ("images", (answer_name(reference),))
+    expected = {"serving_default": {"inputs": ["images"], "outputs": sorted(names)}}
     if (signatures := interpreter.get_signature_list()) != expected:
         raise ValueError(f"Expected the signature {expected}. Received: {signatures}")
     run = interpreter.get_signature_runner("serving_default")
-    image, output = run.get_input_details()["images"], run.get_output_details()[answer]
-    rows = [run(images=stored_pixels(row[None], image["dtype"]))[answer] for row in reference["images"]]
-    answers = {answer: dequantize(np.concatenate(rows), output)}
+    image, outputs = run.get_input_details()["images"], run.get_output_details()
+    rows = [run(images=stored_pixels(row[None], image["dtype"])) for row in reference[key]]
+    answers = {name: dequantize(np.concatenate([row[name] for row in rows]), outputs[name]) for name in names}
     return answers, {"runtime": f"LiteRT {importlib.metadata.version('ai-edge-litert')}"}
 
 

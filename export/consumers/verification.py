@@ -1,7 +1,8 @@
 """Asks every consumer about a version, each in a process of its own, and holds all answers to one rule.
 
-Each consumer answers batches of one, two and n (protocol.py); what an answer must be is in answer_rules.py. A new
-consumer is a file in this folder and a row in one of the two tables.
+Each consumer answers batches of one, two and n (protocol.py); what an answer must be is in answer_rules.py for
+classifiers and in detection_rules.py for detectors, two modules with the same functions. A new consumer is a file in
+this folder and a row in one of the two tables.
 """
 
 import concurrent.futures
@@ -15,8 +16,7 @@ import tempfile
 
 import numpy as np
 
-from consumers import answer_rules
-from consumers.answer_rules import SMALLEST_SPREAD, TOLERANCE
+from consumers import answer_rules, detection_rules
 from consumers.gates import Finding
 from consumers.protocol import INPUT, SKIPPED
 
@@ -67,22 +67,6 @@ def consume(module, artifact, reference):
             return dict(file), json.loads(last)
 
 
-def check_file(path, answers, reference):
-    """({name: difference}, {name: numbers}, sentences) of a single file's answers."""
-    kind = "float32" if path.suffix == ".onnx" else path.stem.removeprefix("model_")
-    ours, expected = answers[answer_rules.answer_name(reference)], reference["probabilities"]
-    ending = answer_rules.ending_of(reference)
-    if kind == "float32":
-        value = answer_rules.difference(ours, expected, answer_rules.float32_scale(expected, ending))
-        return {path.name: value}, {}, [] if value <= TOLERANCE else [answer_rules.differs(value)]
-    limits = json.loads(str(reference["limits"])) if "limits" in reference else {}
-    if kind not in limits:
-        kinds = ", ".join(("float32", *limits))
-        return {}, {}, [f"expected model_KIND.tflite, KIND one of {kinds}, which the reference holds limits for"]
-    numbers, sentences = answer_rules.check_reduced(limits[kind], ours, expected, ending)
-    return {}, {path.name: numbers}, sentences
-
-
 def tasks(version):
     """Everything to check: {name: (module, artifact, groups or None for a single file)}."""
     found = {name: (module, version, groups) for name, (module, groups) in CONSUMERS.items()}
@@ -97,26 +81,16 @@ def run_consumers(jobs, reference_file):
         return {name: pool.submit(consume, module, path, reference_file) for name, (module, path, _) in jobs.items()}
 
 
+def rules_for(reference):
+    """The module that says when answers are right, by what the reference holds."""
+    return detection_rules if detection_rules.is_detectors(reference) else answer_rules
+
+
 def check_savedmodel(name, answers, groups, reference):
     """({consumer/group: difference}, {}, sentences) of a consumer's answers for the whole SavedModel."""
     groups += tuple(f"grpc:{group}" for group in INPUT if any(key.startswith("grpc:") for key in answers))
-    differences, sentences = answer_rules.check_calls(answers, reference, groups)
+    differences, sentences = rules_for(reference).check_calls(answers, reference, groups)
     return {f"{name}/{group}": value for group, value in differences.items()}, {}, sentences
-
-
-def check_reference(reference, spread):
-    """A list with what makes agreement with the Keras model's answers worthless, or none."""
-    probabilities, origin = reference["probabilities"], reference.get("origin", np.array("images"))
-    if not np.isfinite(probabilities).all():
-        return [Finding("The Keras model's answers are not finite numbers.")]
-    if spread >= SMALLEST_SPREAD:
-        return []
-    sentence = (
-        f"The Keras model's answers to the {len(probabilities)} {origin} that verification asks about differ by "
-        f"{spread:.1e} only, so that agreement on them says nothing. Ask about images that it tells apart "
-        "(export_model.py --sample-images DIR), or accept it (--accept equal-answers)."
-    )
-    return [Finding(sentence, "equal-answers")]
 
 
 def verify(version, reference_file):
@@ -131,11 +105,11 @@ def verify(version, reference_file):
     """
     with np.load(reference_file, allow_pickle=False) as file:
         reference = dict(file)
-    spread = answer_rules.spread(reference["probabilities"])
-    report = {"tolerance": TOLERANCE, "largest_difference": {}, "spread": spread}
-    report |= {"reduced_precision": {}, "consumers": {}, "skipped": {}}
-    found = check_reference(reference, spread)
-    jobs = tasks(version)
+    rules = rules_for(reference)
+    report = {"tolerance": rules.TOLERANCE, "largest_difference": {}, **rules.measure(reference)}
+    report |= {"reduced_precision": {}, "consumers": {}, "skipped": dict(rules.UNASKED)}
+    found = rules.check_reference(reference)
+    jobs = {name: job for name, job in tasks(version).items() if name not in rules.UNASKED}
     finished = run_consumers(jobs, reference_file)
     for name, (_, path, groups) in jobs.items():
         try:
@@ -147,7 +121,7 @@ def verify(version, reference_file):
             found.append(Finding(f"{name}: {error}", artifact=name))
             continue
         if groups is None:
-            differences, numbers, sentences = check_file(path, answers, reference)
+            differences, numbers, sentences = rules.check_file(path, answers, reference)
         else:
             differences, numbers, sentences = check_savedmodel(name, answers, groups, reference)
         report["largest_difference"] |= differences

@@ -7,9 +7,11 @@ import math
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
+import na_keras
 from na_keras.files import sha256_of
 
-PACKAGES = ("na-keras", "keras", "tensorflow", "numpy", "ai-edge-litert")
+PACKAGES = ("keras", "tensorflow", "numpy", "ai-edge-litert")
+FOR_DETECTION = ("tf_keras", "tf-models-official")  # of a detector's manifest too
 
 
 def tensor(info):
@@ -48,6 +50,11 @@ def strict(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def packages(names):
+    """{package: version}, of this library and of those named."""
+    return {"na-keras": na_keras.__version__, **{name: importlib.metadata.version(name) for name in names}}
+
+
 def write_manifest(folder, **entries):
     """Writes manifest.json into the finished version `folder`: `entries`, and what the folder itself tells.
 
@@ -55,8 +62,8 @@ def write_manifest(folder, **entries):
     """
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     content = {
+        "packages": packages(PACKAGES),
         **entries,
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "signatures": signatures(folder),
         "fingerprint": fingerprint(folder),
         "files": {path.relative_to(folder).as_posix(): sha256_of(path) for path in files},

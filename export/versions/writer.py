@@ -64,6 +64,20 @@ class Plan:
         """The network with its answer alone."""
         return answer_alone(self.model)
 
+    @property
+    def steps(self):
+        """What is printed, and what is then written into the version's folder; in this order."""
+        return STEPS
+
+    def entries(self):
+        """The manifest's entries on the network."""
+        return {
+            "model": {**self.source, "name": self.model.name},
+            "preprocessing": preprocessing(self.images),
+            "classes": len(self.labels),
+            "answer": {"output": answer_rules.answer_name(self.reference), "ending": self.ending},
+        }
+
 
 def patterns(images, count=4):
     """Encoded images, larger than the crop and of other proportions, with smooth structure and noise: (list of bytes,
@@ -213,8 +227,7 @@ def add_labels(folder, plan):
     (folder / "labels.txt").write_text("".join(f"{label}\n" for label in plan.labels), "utf-8")
 
 
-# What is printed, and what is then written into the version's folder; in this order. A step may return entries for the
-# manifest.
+# A step may return entries for the manifest.
 STEPS = (
     ("Writing the SavedModel", add_saved_model),
     ("Adding warm-up requests", add_warmup),
@@ -237,7 +250,8 @@ def write_version(folder, plan, recipe, check_stopped):
     """Writes everything of one version into the empty folder `folder`, verified; returns the checks.
 
     Args:
-        folder, plan: where to, and from what.
+        folder, plan: where to, and from what: a Plan, or what has its `steps`, `entries`, `reference`, `accept` and
+            `keep_going`.
         recipe: what the run directory says of the training, for the manifest.
         check_stopped: function that is called between the steps; it raises what is to stop them.
 
@@ -246,7 +260,7 @@ def write_version(folder, plan, recipe, check_stopped):
         ValueError: the network has no deploy form.
     """
     entries = {}
-    for message, step in STEPS:
+    for message, step in plan.steps:
         check_stopped()
         print(message, flush=True)
         entries |= step(folder, plan) or {}
@@ -258,13 +272,10 @@ def write_version(folder, plan, recipe, check_stopped):
     judge(folder, plan, entries, checks, found)
     manifest.write_manifest(
         folder,
-        model={**plan.source, "name": plan.model.name},
         recipe=recipe,
-        preprocessing=preprocessing(plan.images),
-        classes=len(plan.labels),
-        answer={"output": answer_rules.answer_name(plan.reference), "ending": plan.ending},
         warmup=warm,
         checks=checks,
+        **plan.entries(),
         **entries,
     )
     check_stopped()

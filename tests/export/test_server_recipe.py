@@ -146,7 +146,7 @@ def test_the_pages_and_the_client_name_the_signatures_of_the_export(exported):
     with SavedModel(load_library(), exported / "1") as model:
         signatures = model.signatures
     inputs, outputs = signatures[serving_client.SIGNATURE]
-    assert set(inputs) == {serving_client.INPUT} and set(outputs) >= set(serving_client.OUTPUTS)
+    assert set(inputs) == {serving_client.INPUT} and set(outputs) >= set(serving_client.CLASSES)
     text = SIGNATURES.read_text("utf-8")
     for signature, (inputs, outputs) in signatures.items():
         (row,) = (line for line in text.splitlines() if line.startswith(f"| `{signature}` |"))

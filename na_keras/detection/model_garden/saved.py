@@ -65,12 +65,13 @@ def save(folder, model, description):
     incoming.rename(folder)
 
 
-def load(description, weights):
+def load(description, weights, max_detections=None):
     """The Detector of two files.
 
     Args:
         description: path of detector.json.
         weights: of the checkpoint, without the ending .index.
+        max_detections: the most objects that it finds in an image (default: Model Garden's 100, as COCO counts).
 
     Raises:
         FileNotFoundError: one of them is not there.
@@ -80,6 +81,8 @@ def load(description, weights):
         raise FileNotFoundError(f"There is no checkpoint {weights}.index.")
     content = json.loads(pathlib.Path(description).read_text("utf-8"))
     config = task_config(content)
+    if max_detections is not None:
+        config.model.detection_generator.max_num_detections = max_detections
     model = make_task(config).build_model()
     try:
         status = tf.train.Checkpoint(model=model).read(str(weights)).expect_partial()
