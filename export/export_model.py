@@ -22,7 +22,6 @@ running.
 """
 
 import os
-import sys
 
 import command_line
 from consumers.gates import GATES, gates_help

@@ -29,7 +29,7 @@ ARROWS = {
     "data": ("files",),
     "preprocessing": ("data",),
     "deploy": ("data", "files", "graph", "layers", "model_files", "models"),
-    "detection": ("data", "files", "layers", "models"),
+    "detection": ("data", "deploy", "files", "layers", "models"),
     "training": ("na_keras",),
     "export": ("na_keras",),
 }

@@ -87,17 +87,44 @@ def check_raw_pixels(flatbuffer):
         )
 
 
-def convert_network(network, kind, representative=None):
-    """A Keras model with one input and one output as a TFLite file (bytes) of a kind, as it is: in no other form.
+def convert_saved_model(path, settings, representative=None, answers=None):
+    """The signature serving_default of a SavedModel as a TFLite file (bytes), builtin operations only.
+
+    Args:
+        path: of the SavedModel.
+        settings: kinds.Kind.
+        representative: as in `convert_tflite`, but always a function.
+        answers: dtype of the outputs (default: the kind's).
+
+    Raises:
+        ValueError: an operation is not builtin.
+    """
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(path), signature_keys=["serving_default"])
+    converter.target_spec.supported_ops = [tf.lite.OpsSet[settings.operations]]
+    if settings.optimize:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if settings.weights is not None:
+        converter.target_spec.supported_types = [tf.as_dtype(settings.weights)]
+    if settings.quantized:
+        converter.representative_dataset = representative
+    if settings.pixels != "float32":
+        converter.inference_input_type = tf.as_dtype(settings.pixels)
+        converter.inference_output_type = tf.as_dtype(answers or settings.pixels)
+    flatbuffer = converter.convert()
+    graph.check_builtins_only(flatbuffer)
+    return flatbuffer
+
+
+def converted(network, settings, representative=None, answers=None):
+    """A Keras model with one input as a TFLite file (bytes) of a kind, as it is: in no other form.
 
     Args:
         network: Keras model; its input shape, with a batch of 1, becomes the file's.
-        kind, representative: as in `convert_tflite`, but always a function.
+        settings, representative, answers: as in `convert_saved_model`.
 
     Raises:
-        ValueError: as `convert_tflite`.
+        ValueError: an operation is not builtin.
     """
-    settings = checked_kind(kind)
     images = tf.TensorSpec((1, *network.input_shape[1:]), tf.float32, name="images")
 
     def answer(images):
@@ -108,18 +135,23 @@ def convert_network(network, kind, representative=None):
         archive = keras.export.ExportArchive()
         archive.add_endpoint("serving_default", answer, [images])
         archive.write_out(str(path), verbose=False)
-        converter = tf.lite.TFLiteConverter.from_saved_model(str(path), signature_keys=["serving_default"])
-        converter.target_spec.supported_ops = [tf.lite.OpsSet[settings.operations]]
-        if settings.optimize:
-            converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        if settings.weights is not None:
-            converter.target_spec.supported_types = [tf.as_dtype(settings.weights)]
-        if settings.quantized:
-            converter.representative_dataset = representative
-        if settings.pixels != "float32":
-            converter.inference_input_type = converter.inference_output_type = tf.as_dtype(settings.pixels)
-        flatbuffer = converter.convert()
-    graph.check_builtins_only(flatbuffer)
+        return convert_saved_model(path, settings, representative, answers)
+
+
+def convert_network(network, kind, representative=None):
+    """A Keras model with one input and one output as a TFLite file (bytes) of a kind, as it is: in no other form.
+
+    Its batch can be resized, and a file of an integer-only kind is integer-only.
+
+    Args:
+        network: Keras model; its input shape, with a batch of 1, becomes the file's.
+        kind, representative: as in `convert_tflite`, but always a function.
+
+    Raises:
+        ValueError: as `convert_tflite`.
+    """
+    settings = checked_kind(kind)
+    flatbuffer = converted(network, settings, representative)
     if settings.quantized and settings.pixels != "float32":
         graph.check_integer_only(flatbuffer)
     flatbuffer = resizing.with_free_batch(flatbuffer)
