@@ -7,7 +7,8 @@ Detections are compared as sets. Two are partners if they have the same class an
 at least one half: suppression leaves no two such in one answer. The difference of partners is the largest of their
 scores' difference and of their boxes' coordinates', these as a share of the image's longer side; who has no partner
 differs infinitely. Suppression decides by thresholds, and a last bit may turn such a decision: of an answer's
-difference the EDGE of the detections that differ most is left out, of fewer than 50 none.
+difference the EDGE of the detections that differ most is left out, of fewer than 50 none. Of an answer that is full the
+rest is unknown: what the other one has below its lowest score is left out as well.
 """
 
 import numpy as np
@@ -53,12 +54,27 @@ def check_reference(reference):
     return [Finding(sentence, "equal-answers")]
 
 
-def rows(answer, index):
-    """(boxes, classes, scores) of one image, those with an area."""
+def rows(answer, index, lowest=0.0):
+    """(boxes, classes, scores) of one image, those with an area and at least this score."""
     count = int(answer["num_detections"][index])
     boxes, classes, scores = (answer[name][index][:count] for name in FOUND[1:])
-    real = ((boxes[:, 2:] - boxes[:, :2]) > THINNEST).all(1)
-    return boxes[real], classes[real], scores[real]
+    kept = ((boxes[:, 2:] - boxes[:, :2]) > THINNEST).all(1) & (scores >= lowest)
+    return boxes[kept], classes[kept], scores[kept]
+
+
+def comparable(ours, theirs, index, other=None):
+    """What two answers found in one image, as `rows` gives it, down to the lowest score that both know of.
+
+    Args:
+        ours, theirs: {name: array}.
+        index: of the image in `ours`.
+        other: of the image in `theirs`, where it is not the same.
+    """
+    both = (ours, index), (theirs, index if other is None else other)
+    scores = [answer["detection_scores"][at] for answer, at in both]
+    counts = [int(answer["num_detections"][at]) for answer, at in both]
+    lowest = [values[-1] for values, count in zip(scores, counts, strict=True) if 0 < count == len(values)]
+    return tuple(rows(answer, at, max(lowest, default=0.0)) for answer, at in both)
 
 
 def overlaps(first, second):
@@ -141,8 +157,7 @@ def check_calls(answers, reference, groups):
                 found.append(f"{call}: {sentence}")
                 continue
             for index in range(first, last):
-                own = rows(answer, index - first), rows(expected, index), sizes[index]
-                values += differences(*own)[0]
+                values += differences(*comparable(answer, expected, index - first, index), sizes[index])[0]
         largest[group] = float(without_edge(values))
         if not largest[group] <= TOLERANCE:
             found.append(differs(largest[group], group))
@@ -156,7 +171,7 @@ def check_file(path, answers, reference):
         return {}, {}, [sentence]
     values, shared, scores = [], [], []
     for index, size in enumerate(sizes):
-        ours, theirs = rows(answers, index), rows(expected, index)
+        ours, theirs = comparable(answers, expected, index)
         own, overlap = differences(ours, theirs, size)
         values, shared = [*values, *own], [*shared, *overlap]
         scores += [abs(float(ours[2][i] - theirs[2][j])) for i, j, _ in partners(ours, theirs)]

@@ -9,7 +9,8 @@ The network is the library's in Keras, in deploy form (na_keras.deploy), and has
 follows is float32 in all of them: 256 steps, or float16's 11 bits, are no coordinates of a canvas. It takes the best
 CANDIDATES scores of all anchors and classes, decodes their boxes, and suppresses each class by itself: boxes of
 different classes are moved apart, so that NON_MAX_SUPPRESSION_V4, which knows no classes, does it at once. That equals
-Model Garden's suppression wherever the CANDIDATES hold all that survives.
+Model Garden's suppression wherever the CANDIDATES hold all that survives, except that boxes without an area, which the
+other keeps, are left out: LiteRT 2.3's kernel chooses one such box again and again.
 """
 
 import pathlib
@@ -113,9 +114,11 @@ def postprocessing(config):
         encoded = tf.gather(joined(maps, "boxes", 4), of_anchor)
         boxes = box_ops.decode_boxes(encoded, tf.gather(tf.constant(every, tf.float32), of_anchor))
         boxes = tf.clip_by_value(boxes, 0.0, float(side))
+        moved = boxes + tf.cast(label, tf.float32)[:, None] * (side + 1.0)
+        has_area = tf.reduce_all(moved[:, 2:] > moved[:, :2], axis=1)
         chosen, number = tf.raw_ops.NonMaxSuppressionV4(
-            boxes=boxes + tf.cast(label, tf.float32)[:, None] * (side + 1.0),
-            scores=scores,
+            boxes=moved,
+            scores=tf.where(has_area, scores, 0.0),
             max_output_size=most,
             iou_threshold=found.nms_iou_threshold,
             score_threshold=found.pre_nms_score_threshold,
