@@ -27,7 +27,7 @@ from na_keras.deploy.tflite.kinds import TFLITE_KINDS
 from na_keras.deploy.tflite.splicing import spliced
 from na_keras.detection.feature_pyramid import feature_pyramid
 from na_keras.detection.heads import retinanet_head
-from na_keras.detection.model_garden import detectors, images
+from na_keras.detection.model_garden import detectors, images, tasks
 from na_keras.detection.model_garden.inference import FOUND
 from na_keras.layers import get_attention
 from na_keras.models.resnet import resnet_stages
@@ -36,13 +36,13 @@ KINDS = ("float32", "float16", "int8")
 CANDIDATES = 5000  # as Model Garden's other ways of suppression take, `pre_nms_top_k`
 
 
-def check_detector(detector):
-    """Raises ValueError of a detector that no TFLite file can be written of, with the reason."""
-    if not hasattr(detector.config.model, "head"):
+def check_kind_of_detector(name):
+    """Raises ValueError for a detector that no TFLite file can be written of, with the reason."""
+    if name != "retinanet":
         raise ValueError(
-            "TFLite files are of RetinaNet only. Cascade R-CNN cuts regions out of the feature maps, whose proposals "
-            "Model Garden suppresses by CombinedNonMaxSuppression, which no builtin operation of TFLite is. "
-            "Serve the SavedModel instead: leave --tflite out."
+            f"TFLite files are of RetinaNet only. Received: {name}, whose proposals Model Garden suppresses by "
+            "CombinedNonMaxSuppression, which is no builtin operation of TFLite. Serve the SavedModel: leave --tflite "
+            "out."
         )
 
 
@@ -166,7 +166,8 @@ def convert_tflite(detector, kind="float32", canvases=None):
         detector: saved.Detector of RetinaNet.
         kind: one of KINDS.
         canvases: for "int8", some hundred photographs like those that the file will see: uint8 (count, side, side, 3),
-            as `on_uint8_canvas` gives them.
+            as `on_uint8_canvas` gives them, or TensorFlow's convention, a function without arguments that yields
+            [float32 (1, side, side, 3)].
 
     Returns:
         The file (bytes).
@@ -175,7 +176,7 @@ def convert_tflite(detector, kind="float32", canvases=None):
         ImportError: ai-edge-litert is not installed.
         ValueError: another detector; attention without a form in integers; no canvases.
     """
-    check_detector(detector)
+    check_kind_of_detector("retinanet" if isinstance(detector.config, tasks.RetinaNetTask) else "cascade_rcnn")
     settings, representative = TFLITE_KINDS[kind], None
     network = deploy_network(detector, kind)
     if settings.quantized:
