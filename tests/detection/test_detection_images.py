@@ -87,7 +87,7 @@ def test_the_papers_schedule_is_registered(name):
     rate, steps = schedule.LEARNING_RATES[name], 118_287 // 16
     rates = config.trainer.optimizer_config.learning_rate.get()
     assert config.trainer.train_steps == 24 * steps
-    assert rates.boundaries == [18 * steps, 22 * steps]
+    assert rates.boundaries == [18 * steps - 1, 22 * steps - 1]  # the last steps, from 0, of epochs 18 and 22
     assert rates.values == pytest.approx([rate, rate / 10, rate / 100])
     assert config.trainer.optimizer_config.optimizer.get().global_clipnorm == 35
     assert len(config.task.category_ids) == 80 and config.task.category_ids[11:13] == [13, 14]

@@ -138,11 +138,8 @@ def retinanet_losses(weight_decay):
 
 
 def cascade_rcnn_losses(weight_decay):
-    """Model Garden's, which averages over the three heads; mmdetection adds them up with weights 1, .5 and .25.
-
-    The average cannot be told the stages apart: 1.75 gives all three together mmdetection's weight.
-    """
-    return maskrcnn.Losses(frcnn_class_weight=1.75, frcnn_box_weight=1.75, l2_weight_decay=weight_decay)
+    """Model Garden's numbers, of which the weight decay alone has an effect: see losses.py."""
+    return maskrcnn.Losses(l2_weight_decay=weight_decay)
 
 
 def retinanet_data(**options):
@@ -213,7 +210,8 @@ def trainer(
     values = [learning_rate / 10**count for count in range(len(drop_epochs) + 1)]
     schedule = {"type": "constant", "constant": {"learning_rate": learning_rate}}
     if drop_epochs:
-        boundaries = [epoch * steps_per_epoch for epoch in drop_epochs]
+        # TensorFlow's boundary is the last step, counted from 0, of the rate before.
+        boundaries = [epoch * steps_per_epoch - 1 for epoch in drop_epochs]
         schedule = {"type": "stepwise", "stepwise": {"boundaries": boundaries, "values": values}}
     options = {"learning_rate": schedule, "optimizer": {"type": "sgd", "sgd": {"momentum": momentum}}}
     options["optimizer"]["sgd"]["global_clipnorm"] = clip_norm

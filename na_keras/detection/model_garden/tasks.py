@@ -6,6 +6,7 @@ tasks with Model Garden.
 
 import dataclasses
 
+import tensorflow as tf
 import tf_keras
 from official.common import dataset_fn
 from official.core import input_reader, task_factory
@@ -15,7 +16,7 @@ from official.vision.dataloaders import maskrcnn_input, retinanet_input
 from official.vision.tasks import maskrcnn as maskrcnn_task
 from official.vision.tasks import retinanet as retinanet_task
 
-from na_keras.detection.model_garden import detectors, images, networks
+from na_keras.detection.model_garden import detectors, images, losses, networks
 
 
 @dataclasses.dataclass
@@ -65,6 +66,16 @@ def check_canvas(config):
             f"A detector's input must be a square of a multiple of {stride} pixels that holds the longer side, "
             f"{config.resize.longer}, such as {images.canvas_side(config.resize.longer, stride)}. "
             f"Received: {height} x {width}"
+        )
+
+
+def check_losses(config):
+    """Raises ValueError if numbers of Cascade R-CNN's losses are asked for that are fixed here."""
+    expected = maskrcnn.Losses(l2_weight_decay=config.l2_weight_decay)
+    if config.as_dict() != expected.as_dict():
+        raise ValueError(
+            "Cascade R-CNN has mmdetection's losses (na_keras/detection/model_garden/losses.py): of the configuration "
+            f"`losses` only l2_weight_decay can be chosen. Received: {config.as_dict()}"
         )
 
 
@@ -118,6 +129,7 @@ class CascadeRCNN(maskrcnn_task.MaskRCNNTask):
     def build_model(self):
         """A MaskRCNNModel around the library's networks."""
         check_canvas(self.task_config)
+        check_losses(self.task_config.losses)
         return detectors.cascade_rcnn(self.task_config.model, regularized_layers(self.task_config))
 
     def build_inputs(self, params, input_context=None):
@@ -126,3 +138,9 @@ class CascadeRCNN(maskrcnn_task.MaskRCNNTask):
         matching = detectors.fields(params.parser, *names)
         parser = maskrcnn_input.Parser(**parser_options(params, self.task_config.model), **matching)
         return read(params, self.task_config, parser, input_context)
+
+    def build_losses(self, outputs, labels, aux_losses=None):
+        """mmdetection's; of the configuration's numbers only the weight decay has an effect."""
+        found = losses.cascade_rcnn_losses(outputs, labels)
+        loss = tf.add_n(list(found.values()))
+        return found | {"mask_loss": 0.0, "model_loss": loss, "total_loss": loss + tf.add_n(aux_losses or [0.0])}
