@@ -4,9 +4,10 @@
 
 REFERENCE.npz holds inputs and what the Keras model answers: `images` float32 (n, height, width, channels) and their
 `probabilities` (n, classes), `files` (n,) encoded images of any size and their `file_probabilities`, and the `labels`;
-for other answers than a softmax's also their `ending`, and further outputs (consumers/answer_rules.py says how). TFLite
-files of reduced precision need `limits` there too, a JSON object {KIND: [largest difference of a probability relative
-to the largest one, smallest correlation]}; export_model.py takes them from na_keras/deploy/tflite/kinds.py.
+for other answers than a softmax's also their `ending`, and further outputs (consumers/answer_rules.py says how); of a
+detector what consumers/detection_rules.py says. TFLite files of reduced precision need `limits` there too, a JSON
+object {KIND: [largest difference of a probability relative to the largest one, smallest correlation]}; export_model.py
+takes them from na_keras/deploy/tflite/kinds.py.
 
 Each consumer answers batches of one, two and n; all answers are held to one rule (consumers/verification.py).
 The last line printed is a JSON object: the `tolerance`; `largest_difference` of each consumer and signature, and of
