@@ -1,8 +1,8 @@
 """Everything that one version of an exported detector holds, and what it is compared with.
 
 The reference are the detector's own answers, found as its evaluation finds them
-(na_keras.detection.model_garden.inference), from files on disk; those in canvases, which TFLite files take, by the same
-function.
+(na_keras/detection/model_garden/inference.py), from files on disk; those in canvases, which TFLite files take, by the
+same function.
 """
 
 import dataclasses
