@@ -15,7 +15,6 @@ import tensorflow as tf
 import plots
 import recipes
 from engine import class_weights, evaluation, steps, strategies
-from engine.interruption import Interruption
 from engine.report import Report
 from engine.training_state import TrainingState, copy_weights, make_model
 from na_keras.data import pipeline
@@ -24,6 +23,7 @@ from na_keras.files import replace_file
 from run_files import checkpoints, evaluation_files, run_directory
 from run_files.best_epoch import best_epoch, is_finished
 from run_files.data_record import DataRecord
+from terminal import Interruption
 
 
 def augmentation_options(recipe):
