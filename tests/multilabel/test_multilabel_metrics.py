@@ -98,19 +98,19 @@ def test_both_kinds_of_labels_have_the_same_names_and_arguments():
         assert set(task.KEEP_BEST) < set(task.METRICS) and task.LOSS in steps.LOSSES
 
 
-def see_red_and_green(images):
-    """Probabilities by the colours of the bands: right of red, missing of green, sure of violet everywhere."""
+def see_blue_and_green(images):
+    """Probabilities by the colours of the bands: blue is seen, green is missed, red never, violet everywhere."""
     bands = tf.cast(images, tf.float32)[:, 4::12, 16] / 255  # (images, bands, 3)
-    red, green = bands[:, 0, 0], bands[:, 1, 1]
-    fixed = tf.ones_like(red)
-    return tf.stack([red, 0.5 * green, 0.2 * fixed, 0.97 * fixed], axis=1)
+    blue, green = bands[:, 0, 2], bands[:, 1, 1]
+    fixed = tf.ones_like(blue)
+    return tf.stack([blue, 0.5 * green, 0.2 * fixed, 0.97 * fixed], axis=1)
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_every_image_is_evaluated_once_with_its_own_labels(data, request, replicas):
     source = load_source("csv", "validation", data)
     strategy = request.getfixturevalue("two_replicas") if replicas == 2 else tf.distribute.get_strategy()
-    evaluate_steps = steps.make_evaluate_steps(strategy, see_red_and_green, False, multilabel)
+    evaluate_steps = steps.make_evaluate_steps(strategy, see_blue_and_green, False, multilabel)
     answers = evaluation.evaluate(strategy, evaluate_steps, source, batch_size=4, resize=36, size=36)
     targets = np.array([example["label"].numpy() for example in source.examples(None)])
     np.testing.assert_array_equal(answers.targets, targets == 1)
@@ -121,25 +121,25 @@ def test_every_image_is_evaluated_once_with_its_own_labels(data, request, replic
 
 def test_what_one_looks_at_is_in_the_files(data, tmp_path):
     source, device = load_source("csv", "validation", data), tf.distribute.get_strategy()
-    evaluate_steps = steps.make_evaluate_steps(device, see_red_and_green, False, multilabel)
+    evaluate_steps = steps.make_evaluate_steps(device, see_blue_and_green, False, multilabel)
     answers = evaluation.evaluate(device, evaluate_steps, source, batch_size=4, resize=36, size=36)
     names = multilabel_files.write(tmp_path, answers, source, (36, 36, True), mistakes=12)
     assert sorted(names) == sorted(path.name for path in tmp_path.iterdir())
-    reds, greens, blues, _ = answers.targets.sum(0)
+    blues, greens, reds, _ = answers.targets.sum(0)
     assert 0 < min(reds, greens, blues)
     with (tmp_path / "per_class.csv").open(newline="") as file:
         rows = {row.pop("class"): row for row in csv.DictReader(file)}
-    assert list(rows["red"].values()) == [str(reds), "1.0", str(reds), "1.0", "1.0"]
+    assert list(rows["blue"].values()) == [str(blues), "1.0", str(blues), "1.0", "1.0"]
     assert list(rows["green"].values()) == [str(greens), "1.0", "0", "", "0.0"]
-    assert list(rows["blue"].values()) == [str(blues), str(blues / 10), "0", "", "0.0"]  # equal scores: its share
+    assert list(rows["red"].values()) == [str(reds), str(reds / 10), "0", "", "0.0"]  # equal scores: its share
     assert list(rows["violet"].values()) == ["0", "", "10", "0.0", ""]
     with (tmp_path / "mistakes.csv").open(newline="") as file:
         found = list(csv.DictReader(file))
-    # The surest first: ten times violet, in the stored order, then blue that is there.
-    assert [row["class"] for row in found] == ["violet"] * 10 + ["blue"] * 2
+    # The surest first: ten times violet, in the stored order, then red that is there.
+    assert [row["class"] for row in found] == ["violet"] * 10 + ["red"] * 2
     assert [row["truth"] for row in found] == ["0"] * 10 + ["1"] * 2
     assert [row["image"] for row in found[:10]] == [str(data / f"validation{index}.png") for index in range(10)]
     assert found[0]["probability"] == "0.970000"
     header, rows = multilabel_files.worst_table(answers, source.class_names)
-    assert rows == [("blue", blues, f"{10 * blues:.2f} %", "", "0.00 %")] and header[2] == "average precision"
+    assert rows == [("red", reds, f"{10 * reds:.2f} %", "", "0.00 %")] and header[2] == "average precision"
     assert min(tf.io.decode_png((tmp_path / "mistakes.png").read_bytes()).shape[:2]) > 100
