@@ -106,12 +106,21 @@ def see_blue_and_green(images):
     return tf.stack([blue, 0.5 * green, 0.2 * fixed, 0.97 * fixed], axis=1)
 
 
+def answers_by(strategy, source):
+    evaluate_steps = steps.make_evaluate_steps(strategy, see_blue_and_green, False, multilabel)
+    return evaluation.evaluate(strategy, evaluate_steps, source, batch_size=4, resize=36, size=36)
+
+
+@pytest.fixture(scope="module")
+def on_one_device(data):
+    return answers_by(tf.distribute.get_strategy(), load_source("csv", "validation", data))
+
+
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_every_image_is_evaluated_once_with_its_own_labels(data, request, replicas):
-    source = load_source("csv", "validation", data)
-    strategy = request.getfixturevalue("two_replicas") if replicas == 2 else tf.distribute.get_strategy()
-    evaluate_steps = steps.make_evaluate_steps(strategy, see_blue_and_green, False, multilabel)
-    answers = evaluation.evaluate(strategy, evaluate_steps, source, batch_size=4, resize=36, size=36)
+    source, answers = load_source("csv", "validation", data), request.getfixturevalue("on_one_device")
+    if replicas == 2:
+        answers = answers_by(request.getfixturevalue("two_replicas"), source)
     targets = np.array([example["label"].numpy() for example in source.examples(None)])
     np.testing.assert_array_equal(answers.targets, targets == 1)
     np.testing.assert_array_equal(answers.positions, np.arange(10))
@@ -119,10 +128,8 @@ def test_every_image_is_evaluated_once_with_its_own_labels(data, request, replic
     assert answers.yes[:, 3].all() and not answers.yes[:, 1:3].any()
 
 
-def test_what_one_looks_at_is_in_the_files(data, tmp_path):
-    source, device = load_source("csv", "validation", data), tf.distribute.get_strategy()
-    evaluate_steps = steps.make_evaluate_steps(device, see_blue_and_green, False, multilabel)
-    answers = evaluation.evaluate(device, evaluate_steps, source, batch_size=4, resize=36, size=36)
+def test_what_one_looks_at_is_in_the_files(on_one_device, data, tmp_path):
+    source, answers = load_source("csv", "validation", data), on_one_device
     names = multilabel_files.write(tmp_path, answers, source, (36, 36, True), mistakes=12)
     assert sorted(names) == sorted(path.name for path in tmp_path.iterdir())
     blues, greens, reds, _ = answers.targets.sum(0)
