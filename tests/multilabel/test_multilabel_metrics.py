@@ -130,7 +130,9 @@ def test_every_image_is_evaluated_once_with_its_own_labels(data, request, replic
 
 def test_what_one_looks_at_is_in_the_files(on_one_device, data, tmp_path):
     source, answers = load_source("csv", "validation", data), on_one_device
+    (tmp_path / "confusion_matrix.csv").write_text("of another evaluation")
     names = multilabel_files.write(tmp_path, answers, source, (36, 36, True), mistakes=12)
+    assert not (tmp_path / "confusion_matrix.csv").exists()
     assert sorted(names) == sorted(path.name for path in tmp_path.iterdir())
     blues, greens, reds, _ = answers.targets.sum(0)
     assert 0 < min(reds, greens, blues)

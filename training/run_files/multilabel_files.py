@@ -22,6 +22,7 @@ from run_files.evaluation_files import (
     write_mistakes,
     write_table,
 )
+from run_files.multiclass_files import MATRIX, MATRIX_PICTURE
 
 
 def per_class(answers, class_names):
@@ -61,6 +62,8 @@ def worst_mistakes(answers, number):
 def write(folder, answers, source, pixels, mistakes=MISTAKES):
     """Writes all of them; arguments and result as of multiclass_files.write, with engine.multilabel.Answers."""
     folder.mkdir(parents=True, exist_ok=True)
+    for name in (MATRIX, MATRIX_PICTURE):  # of an older evaluation, with which the rest would not agree
+        (folder / name).unlink(missing_ok=True)
     header = ("class", "images", "average_precision", "answered", "precision", "recall")
     write_table(folder / PER_CLASS, header, per_class(answers, source.class_names))
 
