@@ -83,7 +83,7 @@ def flags_of(program):
             first = node.args[0] if isinstance(node, ast.Call) and node.args else None
             if isinstance(first, ast.Constant) and isinstance(first.value, str) and first.value.startswith("--"):
                 flags.add(first.value)
-            if isinstance(node, ast.ClassDef) and node.name == "Recipe":
+            if isinstance(node, ast.ClassDef) and node.name.endswith("Recipe"):
                 names = {field.target.id for field in node.body if isinstance(field, ast.AnnAssign)}
                 flags |= {f"--{name.replace('_', '-')}" for name in names}
     return flags | {f"--no-{flag[2:]}" for flag in flags}

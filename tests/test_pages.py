@@ -30,7 +30,7 @@ from na_keras import ATTENTION
 
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "training/README.md", ROOT / "export/README.md"]
 RUN_BY = {
-    **dict.fromkeys(["demo", "test"], ".ci/run"),
+    **dict.fromkeys(["demo", "test", "test-detection"], ".ci/run"),
     "machines": "tests/training/test_several_machines.py",
     **dict.fromkeys(["serve", "serve-container", "ask", "ask-grpc"], "tests/export/test_server_recipe.py"),
 }

@@ -1,4 +1,5 @@
-"""Evaluates a trained network: single-crop top-1 and top-5 over every image of a dataset's split.
+"""Evaluates a trained network: single-crop top-1 and top-5 over every image of a dataset's split, of multi-label data
+mean average precision and macro F1.
 
     python training/evaluate.py --model runs/demo/model.keras
     python training/evaluate.py --model runs/demo                               # its newest checkpoint
@@ -10,8 +11,9 @@
 
 Dataset and sizes are those of the run (recipe.json) or of the export (manifest.json) unless given. The data must have
 the classes that the network knows (labels.txt); a folder of images then needs no training images. Top-5 is left out
-where there are five classes or fewer. --output DIR writes what one looks at: per_class.csv, confusion_matrix.csv and
-.png, mistakes.csv and .png.
+where there are five classes or fewer. A network that ends in sigmoids takes multi-label data (--dataset csv). --output
+DIR writes what one looks at: per_class.csv, confusion_matrix.csv and .png (not of multi-label data), mistakes.csv and
+.png.
 """
 
 import sys
@@ -54,8 +56,8 @@ def parse_arguments(argv):
         "--output",
         type=terminal.folder,
         metavar="DIR",
-        help="write per_class.csv, confusion_matrix.csv, mistakes.csv and pictures of the last two into this folder; "
-        "old ones are replaced",
+        help="write per_class.csv, mistakes.csv with a picture and, where an image has one class, confusion_matrix.csv "
+        "with a picture into this folder; old ones are replaced",
     )
     parser.add_argument(
         "--mistakes", type=terminal.at_least_one, metavar="N", help="how many of the worst mistakes are written (40)"
@@ -94,8 +96,13 @@ def open_both(arguments):
         raise FileNotFoundError(
             f"{error} Or put labels.txt, the network's class names, one a line, beside {network.path}."
         ) from error
-    if source.multi_label:
-        raise ValueError(f"{source.name} is multi-label, a column for each class: that is not evaluated here yet.")
+    if network.multi_label not in (None, source.multi_label):
+        ends = {True: "sigmoids, an answer for each class by itself", False: "a softmax, one class an image"}
+        raise ValueError(
+            f"{network.path} ends in {ends[network.multi_label]}. Expected data of that form (docs/data.md, labels in "
+            f"a table), or a network that ends in {ends[source.multi_label]}. Received: {source.name}, which "
+            f"{'is multi-label' if source.multi_label else 'has one class an image'}"
+        )
     if resize < network.size:
         raise ValueError(f"Expected --resize of at least the network's image size {network.size}. Received: {resize}")
     if network.classes != len(source.class_names):
@@ -105,15 +112,15 @@ def open_both(arguments):
     return network, source, resize
 
 
-def show_worst(answers, class_names):
-    """Prints the classes with the lowest accuracy."""
+def show(task, answers, class_names):
+    """Prints over which classes means are, where it is not all, and the worst classes."""
     from na_keras.text_table import text_table
-    from run_files import evaluation_files
 
-    rows = evaluation_files.worst_classes(answers.confusion_matrix, class_names)
+    for note in answers.notes(class_names):
+        print(note)
+    header, rows = task.files.worst_table(answers, class_names)
     if rows:
-        names = ("worst classes", "images", "accuracy", "most frequent wrong answer")
-        print(text_table(names, [(c, n, f"{100 * a:.2f} %", f"{w} ({t})") for c, n, a, w, t in rows]))
+        print(text_table(header, rows))
 
 
 def other_images(arguments, network, source):
@@ -147,7 +154,8 @@ def main(argv=None):
         sys.exit(f"evaluate.py: {error}")
     print(*source.summary, *other_images(arguments, network, source), sep="\n", flush=True)
     strategy = tf.distribute.get_strategy()
-    evaluate_steps = steps.make_evaluate_steps(strategy, network.predict, network.from_logits)
+    task = evaluation.task_of(source.multi_label)
+    evaluate_steps = steps.make_evaluate_steps(strategy, network.predict, network.from_logits, task)
     options = {"batch_size": arguments.batch_size, "resize": resize, "size": network.size}
     options |= {"exif_orientation": network.exif_orientation, "skip_unreadable": arguments.skip_unreadable}
     try:
@@ -156,12 +164,12 @@ def main(argv=None):
         sys.exit(f"evaluate.py: {error}")
     if answers.count < source.count:
         print(f"WARNING: {source.count - answers.count} unreadable images were left out")
-    print(f"{network.path} on {source.name}: {evaluation.in_words(answers.means)}, over {answers.count} images")
-    show_worst(answers, source.class_names)
+    print(f"{network.path} on {source.name}: {evaluation.in_words(task, answers.means)}, over {answers.count} images")
+    show(task, answers, source.class_names)
     if arguments.output:
         pixels = resize, network.size, network.exif_orientation
         mistakes = arguments.mistakes or evaluation_files.MISTAKES
-        names = evaluation_files.write(arguments.output, answers, source, pixels, mistakes)
+        names = task.files.write(arguments.output, answers, source, pixels, mistakes)
         print(f"Wrote {', '.join(names)} in {arguments.output}")
     return answers.means
 

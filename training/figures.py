@@ -54,13 +54,14 @@ def parse_arguments(argv):
 
 
 def read_histories(named):
-    """({name: rows of history.csv}, {name: the training loss, where recipe.json says it}).
+    """({name: rows of history.csv}, {name: its losses in training and validation, where recipe.json says them}).
 
     Raises:
         ValueError: a folder without finished epochs.
     """
     import plots
-    from run_files import run_directory
+    from engine import evaluation
+    from run_files import data_record, run_directory
 
     found, losses = {}, {}
     for name, directory in named:
@@ -73,15 +74,31 @@ def read_histories(named):
                 f"{directory} holds no {run_directory.HISTORY} with a finished epoch. Expected a run directory."
             )
         if (directory / run_directory.RECIPE).exists():
-            losses[name] = plots.training_loss(run_directory.read_recipe(directory))
+            task = evaluation.task_of(data_record.is_multi_label(data_record.read(directory)))
+            losses[name] = plots.training_loss(run_directory.read_recipe(directory)), task.LOSS
     return found, losses
 
 
+def class_shown(label, seen):
+    """The class whose heat an image is shown with: its own; of several the first that no image before is shown with, or
+    the first of all; None of no class.
+    """
+    own = label.nonzero()[0].tolist() if label.ndim else [int(label)]
+    return next(iter([*(index for index in own if index not in seen), *own]), None)
+
+
 def choose_examples(source, count):
-    """(encoded images, labels): one of each class in the stored order, then further ones, `count` in all."""
+    """[(encoded image, class)]: one of each class in the stored order, then further ones, `count` in all. Images of no
+    class are left out.
+
+    Raises:
+        ValueError: there are no others.
+    """
     firsts, others, seen = [], [], set()
     for example in source.examples(None):
-        label = int(example["label"])
+        label = class_shown(example["label"].numpy(), seen)
+        if label is None:
+            continue
         if label not in seen:
             firsts.append((example["image"], label))
         elif len(others) < count:
@@ -89,6 +106,8 @@ def choose_examples(source, count):
         seen.add(label)
         if len(firsts) == count or len(seen) == len(source.class_names) and len(firsts) + len(others) >= count:
             break
+    if not firsts:
+        raise ValueError(f"{source.name}: no image has a class to show. Give --images.")
     return (sorted(firsts, key=lambda pair: pair[1]) + others)[:count]
 
 

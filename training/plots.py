@@ -2,15 +2,32 @@
 matrices, sheets of images).
 """
 
+import dataclasses
+
 import numpy as np
 
 from na_keras.files import replace_file
 
-CROSS_ENTROPY = "cross_entropy"  # as recipes call it; what evaluation computes, whatever a network was trained with
+CROSS_ENTROPY = "cross_entropy"  # as recipes call it
 
 LABELLED = 40  # up to so many classes, a confusion matrix has their names
 CELLS = 250  # rows of the picture of a larger one; what lies in one row is not told apart there
 CONFUSIONS = 25  # pairs of classes that stand beside it
+
+
+@dataclasses.dataclass(frozen=True)
+class Curves:
+    """Which shares of an epoch's images are drawn over the epochs, in per cent.
+
+    Attributes:
+        label: of the axis.
+        columns: {name in the legend: column of history.csv}.
+        dashed: which of the names.
+    """
+
+    label: str
+    columns: dict
+    dashed: tuple[str, ...] = ()
 
 
 def new_figure(width, height):
@@ -41,8 +58,9 @@ def draw_curves(axes, curves, title, label, factor=1, logarithmic=False, dashed=
 
 
 def training_loss(recipe):
-    """The name of what `loss` in the history of a recipe, a dictionary, is: "cross_entropy" if that is the quantity of
-    `validation_loss`, of augmented images; otherwise another name, and the two do not belong on one axis.
+    """The name of what `loss` in the history of a recipe, a dictionary, is: that of the loss, or another one where the
+    images are weighed or their labels changed. Only what has the name of the validation's loss belongs on one axis with
+    `validation_loss`, which is the task's (engine/multiclass.py, multilabel.py), plain.
     """
     mixed = bool(recipe["mixup"] or recipe["cutmix"])
     changes = {"class-weighted": recipe["class_weights"], "smoothed": recipe["label_smoothing"], "mixed": mixed}
@@ -55,47 +73,48 @@ def axis_name(loss):
     return {CROSS_ENTROPY: "cross-entropy", "binary_cross_entropy": "binary cross-entropy"}.get(loss, loss)
 
 
-def history_curves(rows, title, loss=CROSS_ENTROPY):
+def history_curves(rows, title, shares, losses=(CROSS_ENTROPY, CROSS_ENTROPY)):
     """Losses on the left, accuracy on the right, training against validation.
 
     Args:
         rows: of history.csv, one per epoch.
         title: of the figure.
-        loss: name of the training loss, see `training_loss`. What is no plain cross-entropy gets axes of its own,
-            since the validation's loss is one.
+        shares: Curves of the accuracy; what the last row does not have is left out.
+        losses: names of the losses of training, see `training_loss`, and validation. Different ones get axes of their
+            own.
     """
     training, validation = {"training": (rows, "loss")}, {"validation": (rows, "validation_loss")}
-    losses = (
-        [(loss, training | validation)] if loss == CROSS_ENTROPY else [(loss, training), (CROSS_ENTROPY, validation)]
-    )
-    figure = new_figure(4.5 * (1 + len(losses)), 3.6)
+    kinds = [(losses[0], training | validation)]
+    if losses[0] != losses[1]:
+        kinds = [(losses[0], training), (losses[1], validation)]
+    figure = new_figure(4.5 * (1 + len(kinds)), 3.6)
     figure.suptitle(title)
-    *panels, accuracy = figure.subplots(1, 1 + len(losses))
-    for axes, (name, curves) in zip(panels, losses, strict=True):
+    *panels, accuracy = figure.subplots(1, 1 + len(kinds))
+    for axes, (name, curves) in zip(panels, kinds, strict=True):
         # Logarithmic: the end is what one looks for.
         draw_curves(axes, curves, None, axis_name(name), logarithmic=True)
-    curves = {"training": (rows, "top1"), "validation": (rows, "validation_top1")}
-    mean = "validation, mean of classes"
-    if rows[-1].get("validation_mean_class_accuracy"):
-        curves[mean] = (rows, "validation_mean_class_accuracy")
-    draw_curves(accuracy, curves, None, "top-1 accuracy, %", factor=100, dashed=(mean,))
+    curves = {name: (rows, column) for name, column in shares.columns.items() if rows[-1].get(column) not in (None, "")}
+    draw_curves(accuracy, curves, None, shares.label, factor=100, dashed=shares.dashed)
     return figure
 
 
 def loss_curves(histories, losses=None):
-    """Training on the left, for each kind of loss in axes of its own, validation on the right.
+    """Training on the left, validation on the right, each kind of loss in axes of its own.
 
     Args:
         histories: {name: rows of history.csv}.
-        losses: {name: name of its training loss}; cross-entropy where it is not there.
+        losses: {name: (name of its training loss, of its validation loss)}; cross-entropy where it is not there.
     """
-    losses = {name: (losses or {}).get(name, CROSS_ENTROPY) for name in histories}
-    panels = [("loss", "training", kind) for kind in dict.fromkeys(losses.values())]
-    panels.append(("validation_loss", "validation", CROSS_ENTROPY))
+    losses = {name: (losses or {}).get(name, (CROSS_ENTROPY, CROSS_ENTROPY)) for name in histories}
+    panels = []
+    for index, (column, title) in enumerate((("loss", "training"), ("validation_loss", "validation"))):
+        kinds = {name: pair[index] for name, pair in losses.items()}
+        for kind in dict.fromkeys(kinds.values()):
+            curves = {name: (histories[name], column) for name in histories if kinds[name] == kind}
+            panels.append((curves, title, axis_name(kind)))
     figure = new_figure(4.5 * len(panels), 3.6)
-    for axes, (column, title, kind) in zip(figure.subplots(1, len(panels)), panels, strict=True):
-        shown = [name for name in histories if column == "validation_loss" or losses[name] == kind]
-        draw_curves(axes, {name: (histories[name], column) for name in shown}, title, axis_name(kind), logarithmic=True)
+    for axes, (curves, title, label) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+        draw_curves(axes, curves, title, label, logarithmic=True)
     return figure
 
 

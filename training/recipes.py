@@ -235,7 +235,8 @@ class Recipe:
 
     loss: str = setting(
         LOSS,
-        "binary_cross_entropy asks about each class by itself and takes the mean over the classes",
+        "binary_cross_entropy asks about each class by itself and takes the mean over the classes; what multi-label "
+        "data (--dataset csv) needs",
         "cross_entropy",
         choices=("cross_entropy", "binary_cross_entropy"),
     )
@@ -257,9 +258,9 @@ class Recipe:
     keep_best: str | None = setting(
         VALIDATION,
         "write best.keras, the network of the epoch that is best by this metric of the validation images; the first of "
-        "equal ones",
+        "equal ones; mean_average_precision is of multi-label data, top1 and mean_class_accuracy of other",
         None,
-        choices=("top1", "loss", "mean_class_accuracy"),
+        choices=("top1", "loss", "mean_class_accuracy", "mean_average_precision"),
     )
     patience: int | None = setting(
         VALIDATION,

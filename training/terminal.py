@@ -1,4 +1,5 @@
-"""What the programs of this folder share with the person at the terminal: a start without chatter, types of arguments.
+"""What the programs of this folder share with the person at the terminal: a start without chatter, types of arguments,
+signals that end a run.
 
 Importing this file imports nothing but the standard library: a command line is parsed, and `--help` answered, before
 TensorFlow and Keras are imported, which takes seconds.
@@ -10,6 +11,7 @@ import importlib.util
 import os
 import pathlib
 import re
+import signal
 import sys
 import tempfile
 
@@ -153,3 +155,27 @@ def start_tensorflow():
     if not gpus:
         return "CPU (no GPU found)"
     return "1 GPU" if len(gpus) == 1 else f"{len(gpus)} GPUs"
+
+
+class Interruption:
+    """Notes SIGTERM and SIGINT instead of dying of them, so that a loop can end at a step's boundary.
+
+    Attributes:
+        signal: the first that came, or None. A second one acts as it would have without us.
+    """
+
+    def __enter__(self):
+        """Takes the signals over."""
+        self.signal = None
+        self.previous = {number: signal.signal(number, self.note) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def note(self, number, frame):
+        """Remembers a signal."""
+        self.signal = signal.Signals(number)
+        self.__exit__()
+
+    def __exit__(self, *error):
+        """Puts the handlers back that were there before."""
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)

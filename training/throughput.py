@@ -92,11 +92,12 @@ def measure_rates(recipe, source, strategy, arguments):
     """Prints images per second of the input, of the step, and of both."""
     import tensorflow as tf
 
-    from engine import steps
+    from engine import evaluation, steps
     from engine.training_state import TrainingState
 
     state = TrainingState(recipe, strategy, len(source.class_names), 1000, arguments.precision, arguments.sync_bn)
     options = {"loss_scale": state.loss_scale, "averaged": state.averaged, "xla": arguments.xla}
+    options["task"] = evaluation.task_of(source.multi_label)
     train = steps.make_train_steps(strategy, state.model, state.optimizer, recipe, **options)
 
     @tf.function
@@ -240,7 +241,7 @@ def compare_step(recipe, source, strategy, arguments):
     """
     import tensorflow as tf
 
-    from engine import steps
+    from engine import evaluation, steps
     from engine.training_state import TrainingState
 
     default = tf.distribute.get_strategy()
@@ -249,7 +250,8 @@ def compare_step(recipe, source, strategy, arguments):
 
     def ours():
         state = TrainingState(recipe, default, classes, 1000)
-        train = steps.make_train_steps(default, state.model, state.optimizer, recipe)
+        task = evaluation.task_of(source.multi_label)
+        train = steps.make_train_steps(default, state.model, state.optimizer, recipe, task=task)
         iterator = iter(tf.data.Dataset.from_tensors(batch).cache().repeat())
         one, go_on = tf.constant(1), tf.constant(0.0)
         return lambda: train(iterator, one, steps.NO_SUMS, go_on)["sums"].numpy()
@@ -291,7 +293,7 @@ def compare_step(recipe, source, strategy, arguments):
 def main(argv=None):
     arguments = parse_arguments(argv)
     print(f"Measuring on {terminal.start_tensorflow()}", flush=True)
-    from engine import strategies
+    from engine import evaluation, strategies
     from na_keras.data import load_source
 
     try:
@@ -306,6 +308,7 @@ def main(argv=None):
             source = photographs()
         else:
             source = load_source(recipe.dataset, "train", arguments.data_dir, **recipe.splits)
+        evaluation.check_recipe(recipe, source)
         if source.count < recipe.batch_size:
             raise ValueError(f"{source.name} holds {source.count} images, fewer than --batch-size={recipe.batch_size}.")
         if arguments.compare:

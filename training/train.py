@@ -123,7 +123,7 @@ def prepare(arguments, directory, lock):
     Raises:
         ValueError, OSError: something is wrong; the message says what.
     """
-    from engine import class_weights, optimization, strategies
+    from engine import class_weights, evaluation, optimization, strategies
     from engine.training_state import TrainingState
     from na_keras import networks
     from na_keras.data import load_source
@@ -147,8 +147,7 @@ def prepare(arguments, directory, lock):
         raise ValueError("--sync-bn has no effect without several replicas: give a --strategy, or leave --sync-bn out.")
     splits = ("train", "validation")
     sources = [load_source(recipe.dataset, split, arguments.data_dir, **recipe.splits) for split in splits]
-    if sources[0].multi_label:
-        raise ValueError(f"{sources[0].name} is multi-label, a column for each class: that is not trained here yet.")
+    evaluation.check_recipe(recipe, sources[0])
     if sources[0].count < recipe.batch_size:
         raise ValueError(f"{sources[0].name} holds {sources[0].count} images, fewer than one --batch-size.")
     record = data_record.check(directory, sources, resumed, arguments.accept_data_change)
@@ -161,6 +160,7 @@ def prepare(arguments, directory, lock):
     except TypeError as error:
         raise ValueError(f"{recipe.model} does not take --model-options={recipe.model_options}: {error}") from error
     state.notes += [other_classes] if other_classes else []
+    state.notes += state.notes.change_of_ending(evaluation.task_of(sources[0].multi_label).ACTIVATION)
     state.notes += [] if weights is None else [class_weights.note(weights, sources[0].class_names)]
     optimization.check_found("--no-weight-decay", given.get("no_weight_decay", ()), state.freezing.trainable)
     state.freezing.check_effects(given)
@@ -262,8 +262,13 @@ def conclude(outcome, run):
 
     directory, recipe, rows = run.directory, run.recipe, outcome.rows
     if outcome.finished:
-        in_words = lambda row, metric: evaluation.metric_in_words(metric, best_epoch.validated(row, metric))  # noqa: E731
-        print(f"Finished {len(rows)} epochs: {in_words(rows[-1], 'top1')} on {run.sources[1].count} held-out images.")
+        task = evaluation.task_of(run.sources[0].multi_label)
+
+        def in_words(row, metric):
+            return evaluation.metric_in_words(task, metric, best_epoch.validated(row, metric))
+
+        headline = in_words(rows[-1], task.KEEP_BEST[0])
+        print(f"Finished {len(rows)} epochs: {headline} on {run.sources[1].count} held-out images.")
         files = {"network": run_directory.MODEL, "curves": run_directory.CURVES, "history": run_directory.HISTORY}
         files["mistakes"] = run_directory.EVALUATION
         if recipe.keep_best and (best := best_epoch.best_epoch(rows, recipe.keep_best)):

@@ -39,7 +39,7 @@ def parse_arguments(argv):
     add(
         "--train-records",
         metavar="PATTERN",
-        help="TFRecord files of the training images that Model Garden's create_coco_tf_record.py wrote, instead",
+        help="TFRecord files of the training images that Model Garden's program create_coco_tf_record wrote, instead",
     )
     add("--strategy", default="none", choices=STRATEGIES, help="mirrored: on every GPU (default: %(default)s)")
     add("--virtual-cpus", type=int, metavar="N", help="split the CPU into N replicas, to rehearse")

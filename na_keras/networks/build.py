@@ -176,8 +176,9 @@ def from_file(network, size, classes, activation, notes):
     there = model.output_shape[-1]
     if classes not in (None, there):
         notes.append(f"The classifier is new: {path} is of {there} classes, the network has {classes}.")
-    elif activation == "softmax" and find_classifier(model, str(path))[-1] == "sigmoid":
-        notes.append(f"{path} ends in sigmoids, of classes that do not exclude each other; the network in a softmax.")
+    else:
+        notes.ending = path, find_classifier(model, str(path))[-1]
+        notes += notes.change_of_ending(activation)
     return with_classifier(model, str(path), classes or there, "softmax")
 
 
@@ -296,6 +297,7 @@ def build(network, *, size, classes, activation=None, synchronized=False, weight
         notes += found
     if isinstance(notes, Notes):
         notes.modules += found.modules
+        notes.ending = found.ending
     return model
 
 

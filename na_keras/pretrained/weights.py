@@ -112,11 +112,24 @@ class Notes(list):
 
     Attributes:
         modules: the attention modules that are, layers of the network.
+        ending: (file, "softmax", "sigmoid" or "linear") of a file whose classifier is kept; None without one.
     """
 
     def __init__(self, sentences=(), modules=()):
         super().__init__(sentences)
-        self.modules = list(modules)
+        self.modules, self.ending = list(modules), None
+
+    def change_of_ending(self, activation):
+        """[sentence] where the file ended in other probabilities than the network; [] otherwise."""
+        ends = {
+            "softmax": ("a softmax", "exclude each other"),
+            "sigmoid": ("sigmoids", "do not exclude each other"),
+        }
+        path, before = self.ending or (None, None)
+        if before not in ends or activation not in ends or before == activation:
+            return []
+        there, classes = ends[before]
+        return [f"{path} ends in {there}, of classes that {classes}; the network in {ends[activation][0]}."]
 
 
 class KerasWeights:

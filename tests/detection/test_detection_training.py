@@ -14,6 +14,7 @@ import tensorflow as tf  # noqa: E402
 import evaluate_detection  # noqa: E402
 import train_detection  # noqa: E402
 from detection_engine import dataset, loop, network, recipes  # noqa: E402
+from engine import strategies  # noqa: E402
 from na_keras import ResNet18  # noqa: E402
 from na_keras.detection.model_garden import saved  # noqa: E402
 
@@ -54,14 +55,15 @@ def classifier(tmp_path_factory):
     return path
 
 
-def make_state(data, folder, **fields):
-    """(recipe, TrainingState, splits) on a single device."""
+def make_state(data, folder, strategy=None, **fields):
+    """(recipe, TrainingState, splits), by default on a single device."""
     recipe = recipes.get_recipe("cells-demo", **TINY | fields)
     splits = [dataset.open_split(data, split) for split in ("train", "val")]
     paths = [str(path) for path in dataset.converted(splits[0], folder, lambda done: None)]
     description = network.describe(recipe, splits[0].annotations.categories)
     weights = network.BackboneWeights(recipe) if recipe.weights else None
-    state = loop.TrainingState(recipe, description, paths, tf.distribute.get_strategy(), 1, weights)
+    strategy = strategy or tf.distribute.get_strategy()
+    state = loop.TrainingState(recipe, description, paths, strategy, 1, weights)
     return recipe, state, splits
 
 
@@ -97,6 +99,31 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(run, data, tmp_path):
     for one, other in zip(values_of(state), values_of(resumed), strict=True):
         np.testing.assert_array_equal(one, other)
     assert (whole / "history.csv").read_text() == (tmp_path / "parts" / "history.csv").read_text()
+
+
+def test_two_replicas_with_one_image_each_equal_one_with_that_image(data, run, tmp_path):
+    """They see the same anchors, so that their losses are divided by the same numbers; batch norms see one image."""
+    for split in ("train", "val"):
+        content = json.loads((data / f"instances_{split}.json").read_text())
+        copies = [{**entry, "id": 2 * entry["id"], "image_id": 6} for entry in content["annotations"]]
+        content["images"].append({**content["images"][0], "id": 6, "file_name": f"copy/{split}.png"})
+        content["annotations"] += [{**entry, "id": 100 + entry["id"]} for entry in copies]
+        (tmp_path / f"instances_{split}.json").write_text(json.dumps(content))
+    (tmp_path / "images").mkdir()
+    for name in ("train.png", "val.png"):
+        (tmp_path / "images" / name).write_bytes((data / "images" / name).read_bytes())
+    (tmp_path / "images" / "copy").symlink_to(data / "images")
+    two = strategies.mirrored(use_gpus=False)
+    one = make_state(data, tmp_path / "one")[1]
+    both = make_state(tmp_path, tmp_path / "two", strategy=two, batch_size=2)[1]
+    before = [variable.numpy() for variable in one.model.trainable_variables]
+    losses, changed = [state.train_step() for state in (one, both)], 0
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    for old, single, double in zip(before, one.model.trainable_variables, both.model.trainable_variables, strict=True):
+        # A sum of two float32 numbers and its half: a step is equal to a few units in the last place of the weight.
+        np.testing.assert_allclose(double.numpy(), single.numpy(), rtol=1e-6, atol=1e-7)
+        changed += (single.numpy() != old).any()
+    assert changed > len(before) / 2
 
 
 def test_the_history_has_losses_of_every_epoch_and_the_schedules_rate(run):

@@ -10,7 +10,7 @@ from small_training import DEMO
 from tiny_network import tiny
 
 import plots
-from engine import evaluation, loop
+from engine import evaluation, loop, multiclass
 from engine.training_state import TrainingState
 from na_keras.data import pipeline
 from na_keras.data.digits import digits
@@ -73,7 +73,7 @@ class Runs:
         self.weights[epoch] = self.state.evaluated_model.get_weights()
         found = np.zeros(4, int)
         means = {"loss": 1.0, "top1": TOP1[epoch - 1], "top5": 1.0, "mean_class_accuracy": 0.5}
-        return evaluation.Answers(10, np.arange(4), np.zeros(4), found, found, np.ones(4), means)
+        return multiclass.Answers(10, np.arange(4), np.zeros(4), found, found, np.ones(4), means)
 
     def go(self, folder):
         device = tf.distribute.get_strategy()

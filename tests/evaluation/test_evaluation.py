@@ -8,11 +8,11 @@ import pytest
 import tensorflow as tf
 
 import plots
-from engine import evaluation, steps
+from engine import evaluation, multiclass, steps
 from na_keras.data import load_source, preprocessing
 from na_keras.data.digits import digits
 from na_keras.data.image_folder import image_folder
-from run_files import evaluation_files
+from run_files import evaluation_files, multiclass_files
 
 
 def cells(path):
@@ -59,7 +59,7 @@ def test_every_image_is_counted_once_in_the_confusion_matrix(scores, request, re
 
 
 def test_classes_without_images_have_no_part_in_the_mean_over_classes():
-    assert evaluation.mean_class_accuracy(np.array([0, 0, 0, 3]), np.array([0, 0, 1, 3])) == pytest.approx(5 / 6)
+    assert multiclass.mean_class_accuracy(np.array([0, 0, 0, 3]), np.array([0, 0, 1, 3])) == pytest.approx(5 / 6)
 
 
 COLOURS = {"blue": (0, 0, 255), "green": (0, 255, 0), "none": (9, 9, 9), "red": (255, 0, 0)}
@@ -93,7 +93,7 @@ def test_what_one_looks_at_is_in_the_files(coloured, tmp_path):
     options = {"batch_size": 4, "resize": 34, "size": 32, "skip_unreadable": True}
     answers = evaluation.evaluate(device, evaluate_steps, coloured, **options)
     assert answers.positions.tolist() == [0, 2, 3, 4, 5, 6]  # without the damaged one
-    names = evaluation_files.write(tmp_path / "output", answers, coloured, pixels, mistakes=2)
+    names = multiclass_files.write(tmp_path / "output", answers, coloured, pixels, mistakes=2)
     assert {path.name for path in (tmp_path / "output").iterdir()} == set(names)
     for name in names:
         if name.endswith(".png"):
@@ -113,7 +113,7 @@ def test_what_one_looks_at_is_in_the_files(coloured, tmp_path):
         ["red", "1", "1.0", "3", "", "0"],
     ]
     assert answers.means["mean_class_accuracy"] == 0.75
-    worst = evaluation_files.worst_classes(answers.confusion_matrix, coloured.class_names)
+    worst = multiclass_files.worst_classes(answers.confusion_matrix, coloured.class_names)
     assert worst == [("green", 4, 0.25, "red", 2)]
     # The surest mistakes, in the stored order, with the files' names.
     found = cells(tmp_path / "output" / "mistakes.csv")[1:]
@@ -125,9 +125,9 @@ def test_what_one_looks_at_is_in_the_files(coloured, tmp_path):
 
 def test_a_network_without_mistakes_has_an_empty_list_of_them(tmp_path):
     source = dataclasses.replace(load_source("digits", "validation"), class_names=("a", "b"))
-    records = np.zeros((360, len(steps.RECORD)), np.float32)
-    records[:, steps.RECORD.index("examples")] = 1
-    evaluation_files.write(tmp_path, evaluation.make_answers(records, source), source, (32, 32, True))
+    records = np.zeros((360, 7), np.float32)  # weight, and multiclass.record
+    records[:, 0] = 1
+    multiclass_files.write(tmp_path, evaluation.make_answers(records, source), source, (32, 32, True))
     assert len(cells(tmp_path / "mistakes.csv")) == 1 and (tmp_path / "mistakes.png").stat().st_size > 1000
 
 

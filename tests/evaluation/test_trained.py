@@ -26,11 +26,14 @@ def export(folder, output, shape=(None, 8, 8, 3), ending=None):
     (folder / "manifest.json").write_text(json.dumps(manifest | ({"answer": {"ending": ending}} if ending else {})))
 
 
-@pytest.mark.parametrize(("output", "ending"), [("logits", "logits"), ("probabilities", None)])
-def test_an_export_answers_logits_or_probabilities(output, ending, tmp_path):
+@pytest.mark.parametrize(
+    ("output", "ending", "multi_label"),
+    [("logits", "logits", None), ("probabilities", None, False), ("probabilities", "sigmoid", True)],
+)
+def test_an_export_answers_logits_or_probabilities(output, ending, multi_label, tmp_path):
     export(tmp_path / "1", output, ending=ending)
     opened = open_trained(tmp_path / "1")
-    assert opened.from_logits == (output == "logits")
+    assert opened.from_logits == (output == "logits") and opened.multi_label is multi_label
     assert (opened.classes, opened.size) == (3, 8)
     answers = opened.predict(tf.constant(np.full((2, 8, 8, 3), 7, "uint8")))
     assert np.asarray(answers).tolist() == [[7.0, 7.0, 7.0]] * 2
@@ -39,7 +42,6 @@ def test_an_export_answers_logits_or_probabilities(output, ending, tmp_path):
 @pytest.mark.parametrize(
     ("shape", "ending", "message"),
     [
-        ((None, 8, 8, 3), "sigmoid", "answers each class by itself"),
         ((None, 8, 12, 3), "softmax", "square RGB images"),
         ((None, 8, 8, 1), "softmax", "square RGB images"),
     ],
@@ -53,7 +55,6 @@ def test_an_export_that_is_not_evaluated_here_is_refused_by_name(shape, ending, 
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (lambda: network("sigmoid"), "answers each class by itself"),
         (lambda: network("softmax", (8, 12, 3)), "square RGB images"),
         (lambda: network("softmax", (8, 8, 1)), "square RGB images"),
     ],

@@ -12,6 +12,7 @@ from programs import error_of, run
 
 import figures
 import plots
+from engine import multiclass
 from na_keras import NormalizationAttention, grad_cam
 from na_keras.data import load_source
 from run_files import run_directory
@@ -72,19 +73,22 @@ def test_loss_curves_are_the_histories():
 def test_losses_of_different_kinds_have_axes_of_their_own():
     rows = [{"epoch": "1", "loss": "0.02", "validation_loss": "2.5", "top1": ".1", "validation_top1": ".2"}]
     labels = lambda figure: [(axes.get_ylabel(), len(axes.lines)) for axes in figure.axes]  # noqa: E731
-    assert labels(plots.history_curves(rows, "t")) == [("cross-entropy", 2), ("top-1 accuracy, %", 2)]
-    assert labels(plots.history_curves(rows, "t", "binary_cross_entropy")) == [
+    assert labels(plots.history_curves(rows, "t", multiclass.CURVES)) == [
+        ("cross-entropy", 2),
+        ("top-1 accuracy, %", 2),
+    ]
+    binary = "binary_cross_entropy", "cross_entropy"
+    assert labels(plots.history_curves(rows, "t", multiclass.CURVES, binary)) == [
         ("binary cross-entropy", 1),
         ("cross-entropy", 1),
         ("top-1 accuracy, %", 2),
     ]
-    binary = {"b": "binary_cross_entropy"}
-    assert labels(plots.loss_curves({"a": rows, "b": rows}, binary)) == [
+    assert labels(plots.loss_curves({"a": rows, "b": rows}, {"b": binary})) == [
         ("cross-entropy", 1),
         ("binary cross-entropy", 1),
         ("cross-entropy", 2),
     ]
-    assert labels(plots.loss_curves({"b": rows}, binary)) == [("binary cross-entropy", 1), ("cross-entropy", 1)]
+    assert labels(plots.loss_curves({"b": rows}, {"b": binary})) == [("binary cross-entropy", 1), ("cross-entropy", 1)]
 
 
 @pytest.mark.parametrize(

@@ -290,12 +290,3 @@ def test_a_share_that_is_held_out_is_the_runs_validation_wherever_it_is_evaluate
     evaluate.main([*arguments, str(tmp_path / "run" / "model.keras"), "--split", "train"])
     output = capsys.readouterr().out
     assert "training part" in output and "not the run's images: training images of cat: 6 there, 12 now" in output
-
-
-def test_several_labels_an_image_are_refused_on_one_line(tmp_path):
-    add_image(tmp_path / "0.png")
-    for name in ("train", "val"):
-        (tmp_path / f"{name}.csv").write_text("image,cat,dog\n0.png,1,1\n")
-    message, _ = train_here(tmp_path / "run", *FLAGS, "--dataset", "csv", "--data-dir", tmp_path, "--batch-size", 1)
-    assert "train.csv is multi-label, a column for each class: that is not trained here yet" in message
-    assert "\n" not in message and not (tmp_path / "run").exists()

@@ -259,7 +259,7 @@ def bare_loop(monkeypatch):
         batches = tf.data.Dataset.from_tensor_slices((images, *(np.stack([part] * 5) for part in batch()[1:])))
         return iter(strategy.experimental_distribute_dataset(batches.skip(first_step)))
 
-    records = np.tile(np.float32([0.5, 1, 1, 1, 0, 0, 0.5]), (360, 1))  # steps.RECORD of each image, all right
+    records = np.tile(np.float32([1, 0.5, 1, 1, 0, 0, 0.5]), (360, 1))  # weight and multiclass.record, all right
     answers = evaluation.make_answers(records, digits("validation"))
     monkeypatch.setattr(checkpoints, "KEEP", 9)
     monkeypatch.setattr(loop, "epoch_iterator", noise)

@@ -17,10 +17,10 @@ from official.core import base_trainer, config_definitions
 import plots
 import progress
 from detection_engine import dataset, evaluation, network
-from engine.interruption import Interruption
 from na_keras.detection.evaluation import METRICS
 from na_keras.detection.model_garden import saved
 from run_files import checkpoints, run_directory
+from terminal import Interruption
 
 DETECTOR = "detector"  # folder of a finished run's detector; its presence says that the run is finished
 UNTRAINED = ("mask_loss",)  # Model Garden's metrics of what is not there
@@ -118,6 +118,7 @@ class Loop:
             self.state.model, self.state.config, self.strategy, self.validation, self.recipe.batch_size
         )
         self.rows, self.result, self.interruption = [], None, None
+        self.seconds_per_step = None
 
     def restore(self):
         """Continues from the newest checkpoint, if there is one."""
@@ -155,7 +156,11 @@ class Loop:
         first = self.state.step
         epoch = first // self.steps_per_epoch
         end = min((epoch + 1) * self.steps_per_epoch, stop)
-        print(f"Epoch {epoch + 1}/{self.recipe.epochs}", flush=True)
+        remaining = ""
+        if self.seconds_per_step:
+            seconds = (self.total - first) * self.seconds_per_step
+            remaining = f", about {seconds // 3600:.0f} h {seconds % 3600 / 60:.0f} min to go"
+        print(f"Epoch {epoch + 1}/{self.recipe.epochs}{remaining}", flush=True)
         shown = progress.Progress(self.steps_per_epoch, "steps", names=self.state.losses)
         since, counted = None, 0
         while self.state.step < end and not self.interruption.signal:
@@ -169,8 +174,8 @@ class Loop:
                 self.save()
         self.save()
         if counted > 1:
-            seconds = time.perf_counter() - since
-            print(f"    {(counted - 1) * self.recipe.batch_size / seconds:.1f} images/s", flush=True)
+            self.seconds_per_step = (time.perf_counter() - since) / (counted - 1)
+            print(f"    {self.recipe.batch_size / self.seconds_per_step:.1f} images/s", flush=True)
 
     def write(self, step, values, folder="training"):
         """Points in TensorBoard."""

@@ -1,16 +1,15 @@
 """Exact evaluation: every example of a source once, single crop; and the naming of images that do not decode.
 
-Of every image a few numbers are kept (steps.RECORD), in the stored order, on whatever replica or machine it was
+Of every image a few numbers are kept (`record` of its task), in the stored order, on whatever replica or machine it was
 evaluated. All that is said of an evaluation follows from them: means, the confusion matrix, the worst mistakes.
 """
 
 import contextlib
-import dataclasses
 
 import numpy as np
 import tensorflow as tf
 
-from engine import steps, strategies
+from engine import multiclass, multilabel, strategies
 from na_keras.data import pipeline
 
 
@@ -30,68 +29,48 @@ def naming_unreadable_images(source, *position):
         raise UnreadableImageError(f"{source.name}: the image {found[0]} cannot be decoded: {found[1]}") from error
 
 
-@dataclasses.dataclass(frozen=True)
-class Answers:
-    """What a network answers to the images of a source, without those that were left out.
-
-    Attributes:
-        classes: how many.
-        positions: int64 (images,), of each image in the source's stored order.
-        losses, probabilities: float32 (images,), cross-entropies, and the probabilities of the answers.
-        labels, answers: int64 (images,); of equal scores the first class is the answer.
-        means: {"loss", "top1", "top5", "mean_class_accuracy": float}; see `steps.statistics`. The last is the mean of
-            the classes' own accuracies, over classes that have images.
-    """
-
-    classes: int
-    positions: np.ndarray
-    losses: np.ndarray
-    labels: np.ndarray
-    answers: np.ndarray
-    probabilities: np.ndarray
-    means: dict
-
-    @property
-    def count(self):
-        """How many images."""
-        return len(self.positions)
-
-    @property
-    def confusion_matrix(self):
-        """int64 (classes, classes): how many images of a class, the row, were answered with a class, the column."""
-        cells = np.bincount(self.labels * self.classes + self.answers, minlength=self.classes**2)
-        return cells.reshape(self.classes, self.classes)
+def task_of(multi_label):
+    """What follows from the kind of a source's labels: the module multilabel or multiclass."""
+    return multilabel if multi_label else multiclass
 
 
-def mean_class_accuracy(labels, answers):
-    """The mean over the classes that occur in `labels` of the share of their images that is answered right."""
-    images = np.bincount(labels)
-    right = np.bincount(labels[labels == answers], minlength=len(images))
-    return float(np.mean(right[images > 0] / images[images > 0]))
+def check_recipe(recipe, source):
+    """Raises ValueError on a field of a recipe that means nothing of the labels of a source."""
+    task, wrong = task_of(source.multi_label), None
+    kind = "is multi-label, a column for each class" if source.multi_label else "has one class an image"
+    if source.multi_label and recipe.loss != multilabel.LOSS:
+        wrong = (
+            "give --loss binary_cross_entropy, which asks about each class by itself. The recipe has --loss "
+            f"{recipe.loss}, under which the classes exclude each other"
+        )
+    elif source.multi_label and recipe.class_weights:
+        wrong = "--class-weights weighs an image by its one class. Leave it out"
+    elif source.multi_label and recipe.label_smoothing:
+        wrong = "--label-smoothing spreads a part of the one class over all of them. Leave it out, or give 0"
+    elif recipe.keep_best not in (None, *task.KEEP_BEST):
+        wrong = f"--keep-best must be {' or '.join(task.KEEP_BEST)} there. Received: {recipe.keep_best}"
+    if wrong:
+        raise ValueError(f"{source.name} {kind}: {wrong}.")
 
 
 def make_answers(records, source):
-    """Answers of steps.RECORD of each image, float32 (images, 7), in the order of the source.
+    """Answers, of the source's task, of each image's weight, 0 of what does not count, and `record`: float32 (images, 1
+    + numbers), in the order of the source.
 
     Raises:
         UnreadableImageError: no image counts.
     """
-    (positions,) = np.nonzero(records[:, steps.RECORD.index("examples")])
+    (positions,) = np.nonzero(records[:, 0])
     if not len(positions):
         raise UnreadableImageError(f"{source.name}: none of the {source.count} images can be opened and decoded")
-    columns = dict(zip(steps.RECORD, records[positions].T, strict=True))
-    labels, answers = (columns[name].astype(np.int64) for name in ("label", "answer"))
-    classes = len(source.class_names)
-    means = steps.means([columns[name].sum(dtype=np.float64) for name in steps.SUMS], classes)
-    means["mean_class_accuracy"] = mean_class_accuracy(labels, answers)
-    return Answers(classes, positions, columns["loss"], labels, answers, columns["probability"], means)
+    return task_of(source.multi_label).make_answers(positions, records[positions, 1:], len(source.class_names))
 
 
 def evaluate(strategy, evaluate_steps, source, *, batch_size, **options):
-    """Answers to every example of the source.
+    """Answers to every example of the source, of its task.
 
     Args:
-        strategy, evaluate_steps: of steps.make_evaluate_steps.
+        strategy, evaluate_steps: of steps.make_evaluate_steps, for that task.
         source: na_keras.data.source.Source.
         batch_size: examples per step, all replicas together.
         **options: `resize`, `size`, `exif_orientation`, `skip_unreadable` of pipeline.evaluation_batches.
@@ -106,22 +85,19 @@ def evaluate(strategy, evaluate_steps, source, *, batch_size, **options):
     iterator = iter(strategy.distribute_datasets_from_function(batches))
     with naming_unreadable_images(source, None, 0, 0, batch_size):
         records = evaluate_steps(iterator, tf.constant(-(-source.count // batch_size))).numpy()
-    # (batches, replicas, portion, 7) -> as evaluation_batches deals them out: one image to each machine in turn, and of
-    # a machine's images a portion to each of its replicas in turn. What fills the last batches up comes after them.
+    # (batches, replicas, portion, numbers) -> as evaluation_batches deals them out: one image to each machine in turn,
+    # and of a machine's images a portion to each of its replicas in turn. What fills the last batches up comes after.
     machines = strategies.machines(strategy)
     count, replicas, portion, numbers = records.shape
     records = records.reshape(count, machines, replicas // machines, portion, numbers).transpose(0, 2, 3, 1, 4)
     return make_answers(records.reshape(-1, numbers)[: source.count], source)
 
 
-NAMES = {"top1": "top-1", "top5": "top-5", "mean_class_accuracy": "mean per-class accuracy", "loss": "cross-entropy"}
+def metric_in_words(task, name, value):
+    """One number of an evaluation for a person; the loss is the task's, whatever a network was trained with."""
+    return f"{task.METRICS[name]} {value:.4f}" if name == "loss" else f"{task.METRICS[name]} {100 * value:.2f} %"
 
 
-def metric_in_words(name, value):
-    """One number of an evaluation for a person; the loss is the cross-entropy, whatever a network was trained with."""
-    return f"{NAMES[name]} {value:.4f}" if name == "loss" else f"{NAMES[name]} {100 * value:.2f} %"
-
-
-def in_words(means):
+def in_words(task, means):
     """Means of an evaluation for a person."""
-    return ", ".join(metric_in_words(name, means[name]) for name in NAMES if name in means)
+    return ", ".join(metric_in_words(task, name, means[name]) for name in task.METRICS if name in means)

@@ -15,15 +15,15 @@ import tensorflow as tf
 import plots
 import recipes
 from engine import class_weights, evaluation, steps, strategies
-from engine.interruption import Interruption
 from engine.report import Report
 from engine.training_state import TrainingState, copy_weights, make_model
 from na_keras.data import pipeline
 from na_keras.data.source import Source
 from na_keras.files import replace_file
-from run_files import checkpoints, evaluation_files, run_directory
+from run_files import checkpoints, run_directory
 from run_files.best_epoch import best_epoch, is_finished
 from run_files.data_record import DataRecord
+from terminal import Interruption
 
 
 def augmentation_options(recipe):
@@ -142,6 +142,7 @@ class Loop:
         self.chief = strategies.is_chief(self.strategy)
         self.alone = strategies.machines(self.strategy) == 1
         self.epochs, self.classes = state.epochs, len(self.training.class_names)
+        self.task = evaluation.task_of(self.training.multi_label)
         if self.record:
             self.epochs.shift = self.record.shift
         self.folder = self.directory / run_directory.CHECKPOINTS
@@ -149,8 +150,9 @@ class Loop:
         self.class_weights = None if weights is None else tf.constant(weights)
         self.train_steps = None  # `begin` makes it
         predict = lambda images: state.evaluated_model(images, training=False)  # noqa: E731
-        self.evaluate_steps = steps.make_evaluate_steps(self.strategy, predict)
-        self.report = Report(self.directory, recipe, self.classes, self.epochs, state.schedule, self.chief)
+        self.evaluate_steps = steps.make_evaluate_steps(self.strategy, predict, task=self.task)
+        schedule = state.schedule
+        self.report = Report(self.directory, recipe, self.classes, self.epochs, schedule, self.chief, self.task)
         self.rows = []
         self.answers = None  # to the validation images after the last of these epochs, if this process asked
         self.interruption = None
@@ -168,7 +170,7 @@ class Loop:
         state = self.state
         if state.freezing.begin(epoch) or self.train_steps is None:
             options = {"loss_scale": state.loss_scale, "averaged": state.averaged, "xla": self.execution.xla}
-            options["class_weights"] = self.class_weights
+            options |= {"class_weights": self.class_weights, "task": self.task}
             self.train_steps = steps.make_train_steps(
                 self.strategy, state.model, state.optimizer, self.recipe, **options
             )
@@ -182,10 +184,10 @@ class Loop:
 
     @functools.cached_property
     def saved_network(self):
-        """The network that is saved: of one device, ending in a softmax. Its weights are any."""
+        """The network that is saved: of one device, ending as its task does. Its weights are any."""
         recipe, state = self.recipe, self.state
         size = recipe.resolved_evaluation_size
-        return make_model(recipe, self.classes, False, size, state.precision, activation="softmax")
+        return make_model(recipe, self.classes, False, size, state.precision, activation=self.task.ACTIVATION)
 
     def restore(self):
         """Continues from the newest checkpoint, if there is one; whether its epoch's evaluation is still to be done."""
@@ -276,7 +278,8 @@ class Loop:
         # The rate of the epoch's last step: the schedule's argument counts finished steps.
         rate = float(state.schedule(step - 1))
         row = {"epoch": self.epochs.position(step)[0], "step": step, "learning_rate": rate}
-        row |= steps.means(sums, self.classes) | {f"validation_{name}": value for name, value in answers.means.items()}
+        row |= steps.means(sums, self.classes, self.task)
+        row |= {f"validation_{name}": value for name, value in answers.means.items()}
         row["examples"] = int(sums[-1])
         self.rows.append(row)
         if self.chief:
@@ -301,11 +304,14 @@ class Loop:
         recipe, directory = self.recipe, self.directory
         if self.rows:
             title = f"{recipe.model}, attention {recipe.attention}, {recipe.dataset}"
-            loss = plots.training_loss(dataclasses.asdict(recipe))
-            plots.save(plots.history_curves(self.rows, title, loss), directory / run_directory.CURVES)
+            losses = plots.training_loss(dataclasses.asdict(recipe)), self.task.LOSS
+            figure = plots.history_curves(self.rows, title, self.task.CURVES, losses)
+            plots.save(figure, directory / run_directory.CURVES)
         if self.finished:
             pixels = recipe.evaluation_resize, recipe.resolved_evaluation_size, recipe.exif_orientation
-            evaluation_files.write(directory / run_directory.EVALUATION, self.answers, self.validation, pixels)
+            for note in self.answers.notes(self.validation.class_names):
+                print(note)
+            self.task.files.write(directory / run_directory.EVALUATION, self.answers, self.validation, pixels)
             save_network(self.state.evaluated_model, self.saved_network, directory / run_directory.MODEL)
 
 

@@ -25,11 +25,12 @@ class Report:
         classes: how many.
         epochs, schedule: of the TrainingState.
         chief: whether this process writes the run directory.
+        task: the module multiclass or multilabel.
     """
 
-    def __init__(self, directory, recipe, classes, epochs, schedule, chief):
+    def __init__(self, directory, recipe, classes, epochs, schedule, chief, task):
         self.directory, self.recipe, self.schedule, self.chief = directory, recipe, schedule, chief
-        self.classes, self.epochs = classes, epochs
+        self.classes, self.epochs, self.task = classes, epochs, task
         # In this epoch: steps, seconds, seconds of them waiting for input; and the same of the call that compiled.
         self.spent, self.compiling = np.zeros(3), np.zeros(3)
         self.called = False
@@ -37,8 +38,8 @@ class Report:
         folders = {name: str(directory / run_directory.TENSORBOARD / name) for name in ("training", "validation")}
         make = tf.summary.create_file_writer if chief else lambda folder: tf.summary.create_noop_writer()
         self.logs = {name: make(folder) for name, folder in folders.items()}
-        # The validation's is the plain cross-entropy.
-        comparable = plots.training_loss(dataclasses.asdict(recipe)) == plots.CROSS_ENTROPY
+        # The validation's is the plain loss of the task.
+        comparable = plots.training_loss(dataclasses.asdict(recipe)) == task.LOSS
         self.loss_name = "loss" if comparable else "training_loss"
 
     def start_epoch(self, step, total):
@@ -48,7 +49,7 @@ class Report:
             seconds = (total - step) * self.speed()["step_milliseconds"] / 1000
             remaining = f", about {seconds // 3600:.0f} h {seconds % 3600 / 60:.0f} min to go"
         print(f"Epoch {self.epochs.position(step)[0] + 1}/{self.recipe.epochs}{remaining}", flush=True)
-        names = [self.recipe.loss, *steps.statistics(self.classes)[1:]]
+        names = [self.recipe.loss, *self.task.statistics(self.classes)[1:]]
         self.progress = progress.Progress(self.epochs.steps, "steps", names=names)
         self.spent, self.compiling, self.since = np.zeros(3), np.zeros(3), time.perf_counter()
 
@@ -59,8 +60,8 @@ class Report:
         self.spent, self.since = self.spent + spent, now
         if not self.called:
             self.called, self.compiling = True, spent
-        means = steps.means(sums, self.classes)
-        # The training loss under its own name: the held-out images' is always the cross-entropy.
+        means = steps.means(sums, self.classes, self.task)
+        # The training loss under its own name: the held-out images' is always the task's.
         shown = {self.recipe.loss if name == "loss" else name: value for name, value in means.items()}
         # A call's end is the epoch's end where the step divides.
         self.progress.update(self.epochs.position(step - 1)[1] + 1, shown, count)
@@ -95,10 +96,10 @@ class Report:
             skipped: how many unreadable images were left out, {"training": ..., "held-out": ...}.
             overflows: of the loss scale, since the start.
         """
-        trained = {name: row[name] for name in ("learning_rate", "examples", *steps.statistics(self.classes)[1:])}
+        trained = {name: row[name] for name in ("learning_rate", "examples", *self.task.statistics(self.classes)[1:])}
         self.write("training", row["step"], {self.loss_name: row["loss"], **trained})
         self.write("validation", row["step"], answers.means)
-        print(f"    held out ({answers.count} images): {evaluation.in_words(answers.means)}", flush=True)
+        print(f"    held out ({answers.count} images): {evaluation.in_words(self.task, answers.means)}", flush=True)
         if self.spent[0]:  # not in a process that came for the evaluation only
             speed = self.speed()
             self.write("training", row["step"], speed)

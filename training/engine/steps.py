@@ -10,15 +10,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from engine import freezing, optimization
+from engine import freezing, multiclass, optimization
 
-# What a step and an evaluation add up, over examples.
-SUMS = ("loss", "top1", "top5", "examples")
-NO_SUMS = np.zeros(len(SUMS), np.float64)
-# What evaluation keeps of each example. The probability is that of the answer; "examples" is 0 of what does not count.
-RECORD = (*SUMS, "label", "answer", "probability")
-
-BEST = 5  # top-5 says nothing of five classes or fewer, and is left out there
+NO_SUMS = np.zeros(4, np.float64)  # as many as each task has
 
 LOSSES = {
     "cross_entropy": keras.losses.categorical_crossentropy,
@@ -26,33 +20,24 @@ LOSSES = {
 }
 
 
-def example_values(losses, targets, outputs):
-    """The numbers of `SUMS` of each example, float32 (4, examples); labels and answers, int32 (examples,).
-
-    Args:
-        losses: (examples,), float32.
-        targets: labels (examples,), or shares (examples, classes), of which the largest is the label.
-        outputs: logits or probabilities (examples, classes).
+def example_sums(losses, targets, outputs, sample_weights, task=multiclass):
+    """The numbers of the task's `SUMS` over a batch, float32 (4,): sample weights, float32 (examples,), are 1, or 0 for
+    an example that does not count. The other arguments are those of `example_values` of the task.
     """
-    labels = tf.cast(targets if targets.shape.rank == 1 else tf.argmax(targets, axis=1), tf.int32)
-    # Not tf.math.in_top_k, which counts ties as hits: a collapsed network would have 100 %.
-    best = tf.math.top_k(outputs, min(BEST, outputs.shape[-1])).indices
-    hits = tf.cast(best == labels[:, None], tf.float32)  # (examples, 5)
-    values = tf.stack([losses, hits[:, 0], tf.reduce_sum(hits, axis=1), tf.ones_like(losses)])
-    return values, labels, best[:, 0]
-
-
-def example_sums(losses, targets, outputs, sample_weights):
-    """The numbers of `SUMS` over a batch, float32 (4,): sample weights, float32 (examples,), are 1, or 0 for an example
-    that does not count. The other arguments are those of `example_values`.
-    """
-    return tf.reduce_sum(example_values(losses, targets, outputs)[0] * sample_weights, axis=1)
+    return tf.reduce_sum(task.example_values(losses, targets, outputs) * sample_weights, axis=1)
 
 
 def example_losses(
     targets, outputs, loss="cross_entropy", *, label_smoothing=0.0, target_threshold=None, from_logits=True
 ):
-    """The loss of each example: float32 (examples,). Arguments as in `example_values` and recipes.Recipe.
+    """The loss of each example: float32 (examples,).
+
+    Args:
+        targets: labels (examples,), or shares (examples, classes), of multi-label images 0 and 1.
+        outputs: logits or probabilities (examples, classes).
+        loss: a key of LOSSES.
+        label_smoothing, target_threshold: as in recipes.Recipe.
+        from_logits: what the outputs are.
 
     Targets are smoothed first, label_smoothing / classes for a class that is not there under either loss, and compared
     with the threshold afterwards, as in timm (timm/loss/binary_cross_entropy.py). Keras' own smoothing gives such a
@@ -65,7 +50,7 @@ def example_losses(
         targets = targets * (1.0 - label_smoothing) + label_smoothing / classes
     if target_threshold is not None:
         targets = tf.cast(targets > target_threshold, targets.dtype)
-    # Of a softmax layer's outputs Keras keeps the logits and computes from them.
+    # Of the outputs of a softmax or sigmoid layer Keras keeps the logits and computes from them.
     return LOSSES[loss](targets, outputs, from_logits=from_logits)
 
 
@@ -81,7 +66,7 @@ def class_weights_of(targets, class_weights):
     """The weight of each example's class; of shares, of all its classes by their shares: float32 (examples,).
 
     Args:
-        targets: as in `example_values`.
+        targets: labels (examples,), or shares (examples, classes).
         class_weights: float32 (classes,).
     """
     if targets.shape.rank == 1:
@@ -141,13 +126,24 @@ class TrainStep:
         loss_scale: None, or optimization.LossScale for a float16 network.
         averaged: None, or another such model, whose variables follow as the moving average of the recipe's decay.
         class_weights: None, or float32 (classes,), which the losses of a class's examples are multiplied by.
+        task: the module multiclass or multilabel: which sums are added up.
         xla: compile the network's forward and backward pass with XLA.
     """
 
     def __init__(
-        self, strategy, model, optimizer, recipe, *, loss_scale=None, averaged=None, class_weights=None, xla=False
+        self,
+        strategy,
+        model,
+        optimizer,
+        recipe,
+        *,
+        loss_scale=None,
+        averaged=None,
+        class_weights=None,
+        task=multiclass,
+        xla=False,
     ):
-        self.strategy, self.model, self.optimizer, self.recipe = strategy, model, optimizer, recipe
+        self.strategy, self.model, self.optimizer, self.recipe, self.task = strategy, model, optimizer, recipe, task
         self.loss_scale, self.averaged, self.class_weights = loss_scale, averaged, class_weights
         self.variables = list(model.trainable_variables)
         self.trainable = [variable.value for variable in self.variables]
@@ -173,7 +169,7 @@ class TrainStep:
                 loss += tf.add_n(self.model.losses) / (self.strategy.num_replicas_in_sync * recipe.accumulate)
             loss *= scale
         gradients = tape.gradient(loss, self.trainable, unconnected_gradients="zero")
-        return gradients, example_sums(losses, targets, logits, sample_weights)
+        return gradients, example_sums(losses, targets, logits, sample_weights, self.task)
 
     def accumulated(self, batch, scale):
         """Gradients and sums of a replica's batch, worked through in slices."""
@@ -247,29 +243,27 @@ def make_train_steps(strategy, model, optimizer, recipe, **options):
     return repeated(strategy, TrainStep(strategy, model, optimizer, recipe, **options))
 
 
-def make_evaluate_steps(strategy, predict, from_logits=True):
+def make_evaluate_steps(strategy, predict, from_logits=True, task=multiclass):
     """The compiled function that evaluates batches of (images, labels, sample weights), each dealt to all replicas.
 
     Args:
         strategy: tf.distribute.Strategy.
         predict: function of images (examples, height, width, 3) that returns logits or probabilities.
         from_logits: which of them.
+        task: the module multiclass or multilabel: which loss, and what is kept of each example.
 
     Returns:
-        run(iterator, count), which returns the numbers of `RECORD` of every example of `count` batches, whatever its
-        weight: float32 (count, replicas, examples of a replica, 7), the same on all machines.
+        run(iterator, count), which returns the weight of every example of `count` batches and, whatever that is, the
+        numbers of the task's `record`: float32 (count, replicas, examples of a replica, 1 + numbers), the same on all
+        machines.
     """
     replicas = tf.range(strategy.num_replicas_in_sync)[:, None, None]
 
     @tf.autograph.experimental.do_not_convert
     def replica_step(images, labels, sample_weights):
         outputs = predict(images)
-        losses = example_losses(labels, outputs, from_logits=from_logits)
-        values, labels, answers = example_values(losses, labels, outputs)
-        probabilities = tf.nn.softmax(outputs) if from_logits else outputs
-        probabilities = tf.gather(probabilities, answers, axis=1, batch_dims=1)
-        details = [tf.cast(value, tf.float32) for value in (sample_weights, labels, answers, probabilities)]
-        own = tf.stack([*tf.unstack(values)[:-1], *details], axis=1)
+        losses = example_losses(labels, outputs, task.LOSS, from_logits=from_logits)
+        own = tf.concat([sample_weights[:, None], task.record(losses, labels, outputs, from_logits)], axis=1)
         # Each replica's in its place among zeros: their sum is all of them.
         return tf.where(replicas == tf.distribute.get_replica_context().replica_id_in_sync_group, own, 0.0)
 
@@ -284,13 +278,8 @@ def make_evaluate_steps(strategy, predict, from_logits=True):
     return run
 
 
-def statistics(classes):
-    """Names of the means of so many classes: "loss", "top1", and "top5" of more than five."""
-    return SUMS[: -1 if classes > BEST else -2]
-
-
-def means(sums, classes):
-    """{"loss": ..., "top1": ..., "top5": ...} per example, NaN without any example; see `statistics`."""
+def means(sums, classes, task=multiclass):
+    """{name: mean of a step's sums per example}, of the task's `statistics`; NaN without any example."""
     values = np.asarray(sums, np.float64)
     with np.errstate(invalid="ignore"):
-        return {name: float(value / values[-1]) for name, value in zip(statistics(classes), values, strict=False)}
+        return {name: float(value / values[-1]) for name, value in zip(task.statistics(classes), values, strict=False)}

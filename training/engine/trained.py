@@ -15,7 +15,10 @@ from na_keras.graph.calls import functional
 from na_keras.model_files import training_record
 from na_keras.networks import Network, Start, build, ending, open_classifier
 from na_keras.pretrained import refresh
-from run_files import checkpoints, run_directory
+from run_files import checkpoints, data_record, run_directory
+
+# By what an exported version's answers are; logits are what the data is.
+MULTI_LABEL = {"softmax": False, "sigmoid": True, "logits": None}
 
 
 @dataclasses.dataclass
@@ -25,6 +28,8 @@ class Trained:
     Attributes:
         predict: function of uint8 images (batch, size, size, 3) that returns float32 (batch, classes).
         from_logits: whether these are logits, not probabilities.
+        multi_label: whether they are of each class by itself; None where nothing says it, of logits and
+            of models with code of their own: then the data does.
         classes, size: what it takes and gives.
         class_names: in the order of its outputs; None where nothing says them.
         dataset, resize: what it was trained on, and the shorter side before the crop; None where nothing says so.
@@ -35,6 +40,7 @@ class Trained:
 
     predict: Callable
     from_logits: bool
+    multi_label: bool | None
     classes: int
     size: int
     dataset: str | None
@@ -69,14 +75,13 @@ def open_keras_file(path, pixels=None):
     shape = model.input_shape
     if shape[1] is None or shape[1] != shape[2] or shape[3] != 3:
         raise ValueError(f"Expected a network of square RGB images of a known size. Received: {shape}")
-    if functional(model) is not None and ending(model, str(path)) == "sigmoid":
-        raise ValueError(f"{path} answers each class by itself (multi-label): that is not evaluated here yet.")
+    multi_label = None if functional(model) is None else ending(model, str(path)) == "sigmoid"
     recipe, class_names = training_record(path)
     pixels = [(recipe or {}).get(key) for key in ("dataset", "evaluation_resize")]
     pixels.append(recipe["exif_orientation"] if recipe else True)
     predict = lambda images: model(images, training=False)  # noqa: E731
     splits = recorded_splits(recipe or {})
-    return Trained(predict, False, model.output_shape[-1], shape[1], *pixels, path, class_names, splits)
+    return Trained(predict, False, multi_label, model.output_shape[-1], shape[1], *pixels, path, class_names, splits)
 
 
 def open_checkpoint(directory, path=None):
@@ -104,7 +109,8 @@ def open_checkpoint(directory, path=None):
     refresh(model)
     predict = lambda images: model(images, training=False)  # noqa: E731
     pixels = recipe.dataset, recipe.evaluation_resize, recipe.exif_orientation
-    return Trained(predict, True, classes, recipe.resolved_evaluation_size, *pixels, path, class_names, recipe.splits)
+    answers = True, data_record.is_multi_label(data_record.read(directory)), classes
+    return Trained(predict, *answers, size, *pixels, path, class_names, recipe.splits)
 
 
 def open_saved_model(path):
@@ -119,15 +125,14 @@ def open_saved_model(path):
             "Expected a SavedModel with the signature serving_default(images) -> probabilities or logits. "
             f"Received: {inputs} -> {sorted(outputs)}"
         )
-    check_exported(path, inputs["images"].shape)
+    ending = check_exported(path, inputs["images"].shape)
     size, classes = inputs["images"].shape[1], outputs[answer].shape[-1]
 
     def predict(images, keep_alive=loaded):  # a signature does not hold its variables
         return signature(images=tf.cast(images, inputs["images"].dtype))[answer]
 
-    return Trained(
-        predict, answer == "logits", classes, size, None, *exported_pixels(path), path, exported_labels(path)
-    )
+    answers = answer == "logits", MULTI_LABEL[ending], classes
+    return Trained(predict, *answers, size, None, *exported_pixels(path), path, exported_labels(path))
 
 
 def open_tflite(path):
@@ -152,20 +157,19 @@ def open_tflite(path):
         )
         return tf.ensure_shape(answers, (None, classes))
 
-    pixels, labels = exported_pixels(version), exported_labels(version)
-    return Trained(predict, ending == "logits", classes, size, None, *pixels, path, labels)
+    answers, pixels = (ending == "logits", MULTI_LABEL[ending], classes), exported_pixels(version)
+    return Trained(predict, *answers, size, None, *pixels, path, exported_labels(version))
 
 
 def check_exported(version, shape):
-    """What an exported version's answers are: "softmax" or "logits"; the former where its manifest does not say.
+    """What an exported version's answers are: "softmax", "sigmoid" or "logits"; the first where its manifest does not
+    say.
 
     Raises:
-        ValueError: answers or images that are not evaluated here.
+        ValueError: images that are not evaluated here.
     """
     manifest = version / "manifest.json"
     answer = json.loads(manifest.read_text("utf-8")).get("answer", {}) if manifest.exists() else {}
-    if answer.get("ending") == "sigmoid":
-        raise ValueError(f"{version} answers each class by itself (multi-label): that is not evaluated here yet.")
     if shape[1] != shape[2] or shape[3] != 3:
         raise ValueError(f"Expected a network of square RGB images. Received: {tuple(shape)} of {version}")
     return answer.get("ending", "softmax")
@@ -198,7 +202,7 @@ def open_named(name, weights, size=None):
     size = size or 224
     model = build(network, size=size, classes=1000, activation="softmax", weights=Start(network).weights)
     predict = lambda images: model(images, training=False)  # noqa: E731
-    return Trained(predict, False, 1000, size, None, None, True, pathlib.Path(name))
+    return Trained(predict, False, False, 1000, size, None, None, True, pathlib.Path(name))
 
 
 def open_trained(path, pixels=None, weights=None, size=None):

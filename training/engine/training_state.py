@@ -20,7 +20,7 @@ def make_model(recipe, classes, sync_bn, size, precision="float32", activation=N
         sync_bn: batch statistics over all replicas.
         size: pixels of the images' sides, None for any.
         precision: of the activations.
-        activation: "softmax", or None.
+        activation: "softmax", "sigmoid", or None.
         **start: `weights` to start from and `notes`, of networks.build. Without weights the network is the
             same, for variables that are about to be read from elsewhere.
 
@@ -55,7 +55,7 @@ class TrainingState:
         epochs: Epochs, which the schedule follows.
         averaged: None, or the network that holds the weights' moving average.
         loss_scale: None, or optimization.LossScale of a float16 network.
-        partial_sums: tf.Variable, the sums of the unfinished epoch (steps.SUMS).
+        partial_sums: tf.Variable, the sums of the unfinished epoch (SUMS of the task).
         precision: of the activations.
         freezing: Freezing, which part of the model is trained when.
         notes: Notes, sentences that say what of a network that starts from trained weights is fresh, and what of any

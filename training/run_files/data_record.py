@@ -2,6 +2,7 @@
 that somebody accepted.
 
     class_names    in the order of the labels
+    multi_label    true, where an image has any number of them; not there otherwise
     splits         training and validation: number of images, and what the source says of itself (Source.details)
     shift          see Epochs
     changes        what was accepted, when, and after how many steps of the run
@@ -30,7 +31,13 @@ def describe_split(source):
 def describe(sources):
     """The data as it is stored. `sources`: (training, validation)."""
     splits = {name: describe_split(source) for name, source in zip(SPLITS, sources, strict=True)}
-    return json.loads(json.dumps({"class_names": sources[0].class_names, "splits": splits}))
+    kind = {"multi_label": True} if sources[0].multi_label else {}
+    return json.loads(json.dumps({"class_names": sources[0].class_names, **kind, "splits": splits}))
+
+
+def is_multi_label(record):
+    """Whether images of the data of a record have any number of classes; without a record they have not."""
+    return bool((record or {}).get("multi_label"))
 
 
 def class_differences(before, now):
@@ -184,12 +191,20 @@ def check(directory, sources, resumed, accept):
         DataRecord.
 
     Raises:
-        ValueError: other data, not accepted, or another number of classes than the network has.
+        ValueError: other data, not accepted; another number of classes than the network has, or another kind of labels.
     """
     now = describe(sources)
     before = read(directory) if resumed else None
     if before is None:
         return DataRecord(now)
+    if is_multi_label(before) != is_multi_label(now):
+        there, here = (
+            "a column for each class" if is_multi_label(record) else "one class an image" for record in (before, now)
+        )
+        raise ValueError(
+            f"{directory} holds a run of data with {there}; it is kept. The data now has {here}: start another run, "
+            "with another --run-dir."
+        )
     found = differences(before, now)
     if not found:
         return DataRecord(now, before)

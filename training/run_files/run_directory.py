@@ -12,7 +12,8 @@ lock               says that a process trains here, as long as it does (run_lock
 history.csv        one row per epoch; holds nothing that depends on the clock, so equal runs have equal files. `loss` is
                    the mean of the recipe's loss, with smoothing and mixing; `validation_loss` is always the plain
                    cross-entropy, `validation_mean_class_accuracy` the mean of the classes' own accuracies. Without
-                   top-5 where there are five classes or fewer
+                   top-5 where there are five classes or fewer. Multi-label runs have the numbers of
+                   engine/multilabel.py instead, the loss a plain binary cross-entropy
 speed.csv          one row per epoch and start: images/s, and the milliseconds of a step
 checkpoints/       the two newest checkpoints
 tensorboard/       logs: training/, with learning rate and images/s, and validation/, in which the same quantity has the
@@ -20,7 +21,8 @@ tensorboard/       logs: training/, with learning rate and images/s, and validat
 curves.png         the history as a picture
 best.keras         with --keep-best, the network of the best epoch so far (best_epoch.py)
 evaluation/        of a finished run what its network answers to the validation images: per_class.csv,
-                   confusion_matrix.csv and .png, mistakes.csv and .png (evaluation_files.py)
+                   mistakes.csv and .png, and where an image has one class confusion_matrix.csv and .png
+                   (evaluation_files.py)
 model.keras        the trained network, of the last epoch; its presence says that the run is finished
 """
 
