@@ -119,9 +119,9 @@ def make_plan(arguments):
     if folder is not None:
         samples = detector_version.sample_files(folder, arguments.sample_count)
     source, recipe = detector_version.describe_source(arguments.model, description, weights)
+    if quantized:
+        lite.check_integer_form(source["network"].get("attention"))
     detector = saved.load(description, weights, arguments.max_detections)
-    for kind in quantized:
-        lite.deploy_network(detector, kind)  # or it says why there is none
     plan = detector_version.DetectorPlan(
         detector=detector,
         source=source,

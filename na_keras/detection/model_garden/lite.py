@@ -21,6 +21,7 @@ import numpy as np
 import tensorflow as tf
 from official.vision.ops import anchor, box_ops, preprocess_ops
 
+from na_keras.deploy.attention_forms import check_integer_safe
 from na_keras.deploy.rewrite import deploy_copy
 from na_keras.deploy.tflite import conversion, graph
 from na_keras.deploy.tflite.kinds import TFLITE_KINDS
@@ -29,7 +30,7 @@ from na_keras.detection.feature_pyramid import feature_pyramid
 from na_keras.detection.heads import retinanet_head
 from na_keras.detection.model_garden import detectors, images, tasks
 from na_keras.detection.model_garden.inference import FOUND
-from na_keras.layers import get_attention
+from na_keras.layers import NormalizationAttention, get_attention
 from na_keras.models.resnet import resnet_stages
 
 KINDS = ("float32", "float16", "int8")
@@ -44,6 +45,14 @@ def check_kind_of_detector(name):
             "CombinedNonMaxSuppression, which is no builtin operation of TFLite. Serve the SavedModel: leave --tflite "
             "out."
         )
+
+
+def check_integer_form(attention):
+    """Raises ValueError if the attention of this name, or None, has no form for integers."""
+    factory = get_attention(attention)
+    layer = factory(name="attention") if factory else None
+    if isinstance(layer, NormalizationAttention):
+        check_integer_safe(layer)
 
 
 def network_in_keras(detector):
@@ -154,11 +163,6 @@ def on_uint8_canvas(image, config):
     return tf.cast(tf.clip_by_value(tf.round(255 * canvas), 0, 255), tf.uint8)
 
 
-def deploy_network(detector, kind):
-    """`network_in_keras` in the deploy form of a kind. Raises ValueError: its attention has none, as integers."""
-    return deploy_copy(network_in_keras(detector), TFLITE_KINDS[kind].form)[0]
-
-
 def convert_tflite(detector, kind="float32", canvases=None):
     """RetinaNet as a TFLite file; see the head of this file.
 
@@ -178,7 +182,7 @@ def convert_tflite(detector, kind="float32", canvases=None):
     """
     check_kind_of_detector("retinanet" if isinstance(detector.config, tasks.RetinaNetTask) else "cascade_rcnn")
     settings, representative = TFLITE_KINDS[kind], None
-    network = deploy_network(detector, kind)
+    network, _ = deploy_copy(network_in_keras(detector), settings.form)
     if settings.quantized:
         if canvases is None:
             raise ValueError(f"The kind {kind} needs representative images. Received: canvases=None")
