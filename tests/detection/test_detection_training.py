@@ -1,6 +1,7 @@
 """Training detectors by the program's own parts: weights, what is frozen, resuming, evaluation, what is refused."""
 
 import csv
+import dataclasses
 import json
 
 import keras
@@ -200,6 +201,16 @@ def test_cascade_rcnn_trains_its_three_heads(data, tmp_path):
     assert losses["frcnn_cls_loss"] == pytest.approx(1.75 * np.log(3), abs=0.1)  # 1 + 1/2 + 1/4
     for head, before in zip(state.model.detection_head, heads, strict=True):
         assert any((weight.numpy() != old).any() for weight, old in zip(head.trainable_weights, before, strict=True))
+
+
+@pytest.mark.parametrize(("detector", "strides"), [("retinanet", 8), ("cascade_rcnn", 4)])
+def test_the_smallest_anchors_are_32_pixels_unless_chosen(detector, strides):
+    """As in mmdetection; cells-demo halves them."""
+    for fields, expected in (({"anchor_size": None}, 32), ({}, 16), ({"anchor_size": 3.0}, 3 * strides)):
+        recipe = recipes.get_recipe("cells-demo", detector=detector)
+        recipe = dataclasses.replace(recipe, **fields)
+        config = saved.task_config(network.describe(recipe, {1: "cell"})).model
+        assert config.anchor.anchor_size * 2**config.min_level == expected
 
 
 @pytest.mark.parametrize(

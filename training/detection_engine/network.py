@@ -10,6 +10,7 @@ from na_keras.pretrained import Notes, open_weights, start
 # Fields of the recipe under the names that configurations.detection_task and its networks have for them.
 NETWORK = ("attention", "frozen_stages", "fixed_batch_norm", "filters")
 OF_CASCADE = ("units", "regions")
+CHOSEN = ("coarsest_level", "anchor_size")  # where the recipe has a number, instead of the detector's own
 DATA = ("batch_size", "weight_decay", "flip")
 SCHEDULE = ("epochs", "drop_epochs", "learning_rate", "momentum", "warmup_steps", "warmup_factor", "clip_norm")
 
@@ -18,8 +19,7 @@ def describe(recipe, categories):
     """What detector.json says of a recipe's detector of these categories, {id: name}."""
     names = (*NETWORK, *(OF_CASCADE if recipe.detector == "cascade_rcnn" else ()))
     network = {name: getattr(recipe, name) for name in names} | {"model_id": recipe.depth}
-    if recipe.coarsest_level is not None:
-        network["coarsest_level"] = recipe.coarsest_level
+    network |= {name: getattr(recipe, name) for name in CHOSEN if getattr(recipe, name) is not None}
     return saved.describe(recipe.detector, categories, recipe.size, recipe.longer_size, **network)
 
 

@@ -51,6 +51,13 @@ class DetectionRecipe:
         None,
         limits=(6, 7),
     )
+    anchor_size: float | None = setting(
+        NETWORK,
+        "sides of a level's smallest anchors, in its strides: 4 for RetinaNet and 8 for Cascade R-CNN are 32 pixels of "
+        "the resized image; less for smaller objects",
+        None,
+        limits=(1, None),
+    )
     units: int = setting(
         NETWORK,
         "of the box heads' fully connected layers",
@@ -113,6 +120,7 @@ def named_recipes(detector):
             "longer_size": 320,
             "filters": 64,
             "coarsest_level": 6,
+            "anchor_size": {"retinanet": 2.0, "cascade_rcnn": 4.0}[detector],  # platelets have some 20 pixels
             **({"units": 256, "regions": 128} if detector == "cascade_rcnn" else {}),
             "batch_size": 8,
             "epochs": 20,

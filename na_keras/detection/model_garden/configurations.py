@@ -56,7 +56,9 @@ def build_backbone(input_specs, backbone_config, norm_activation_config, l2_regu
     return networks.backbone(shape, options.attention, options.model_id, options.frozen_stages, layers)
 
 
-def retinanet_model(input_size, classes=COCO_CLASSES, *, filters=PYRAMID_FILTERS, coarsest_level=7, **backbone):
+def retinanet_model(
+    input_size, classes=COCO_CLASSES, *, filters=PYRAMID_FILTERS, coarsest_level=7, anchor_size=4.0, **backbone
+):
     """RetinaNet.
 
     Args:
@@ -64,6 +66,7 @@ def retinanet_model(input_size, classes=COCO_CLASSES, *, filters=PYRAMID_FILTERS
         classes: how many, without a background.
         filters: of the pyramid and the head.
         coarsest_level: of the pyramid, which begins at level 3.
+        anchor_size: side of a level's smallest anchors in strides of the level: 4 is 32 pixels at level 3.
         **backbone: fields of AttentionResNet.
     """
     return retinanet.RetinaNet(
@@ -71,7 +74,7 @@ def retinanet_model(input_size, classes=COCO_CLASSES, *, filters=PYRAMID_FILTERS
         input_size=[*input_size, 3],
         min_level=3,
         max_level=coarsest_level,
-        anchor=retinanet.Anchor(num_scales=3, aspect_ratios=[0.5, 1.0, 2.0], anchor_size=4.0),
+        anchor=retinanet.Anchor(num_scales=3, aspect_ratios=[0.5, 1.0, 2.0], anchor_size=anchor_size),
         backbone=attention_backbone(**backbone),
         decoder=decoders.Decoder(type="fpn", fpn=decoders.FPN(num_filters=filters)),
         head=retinanet.RetinaNetHead(num_filters=filters),
@@ -85,6 +88,7 @@ def cascade_rcnn_model(
     *,
     filters=PYRAMID_FILTERS,
     coarsest_level=6,
+    anchor_size=8.0,
     units=UNITS,
     regions=512,
     **backbone,
@@ -96,6 +100,7 @@ def cascade_rcnn_model(
         classes: how many, without the background.
         filters: of the pyramid and the proposals' head.
         coarsest_level: of the pyramid, which begins at level 2.
+        anchor_size: side of a level's anchors in strides of the level: 8 is 32 pixels at level 2.
         units: of the box heads' fully connected layers.
         regions: of an image that the box heads are trained on.
         **backbone: fields of AttentionResNet.
@@ -105,7 +110,7 @@ def cascade_rcnn_model(
         input_size=[*input_size, 3],
         min_level=2,
         max_level=coarsest_level,
-        anchor=maskrcnn.Anchor(num_scales=1, aspect_ratios=[0.5, 1.0, 2.0], anchor_size=8.0),
+        anchor=maskrcnn.Anchor(num_scales=1, aspect_ratios=[0.5, 1.0, 2.0], anchor_size=anchor_size),
         backbone=attention_backbone(**backbone),
         decoder=decoders.Decoder(type="fpn", fpn=decoders.FPN(num_filters=filters)),
         include_mask=False,
