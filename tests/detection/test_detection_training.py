@@ -3,6 +3,8 @@
 import csv
 import dataclasses
 import json
+import os
+import signal
 
 import keras
 import numpy as np
@@ -16,7 +18,7 @@ import evaluate_detection  # noqa: E402
 import train_detection  # noqa: E402
 from detection_engine import dataset, loop, network, recipes  # noqa: E402
 from engine import strategies  # noqa: E402
-from na_keras import ResNet18  # noqa: E402
+from na_keras import ResNet18, to_torch_state_dict  # noqa: E402
 from na_keras.detection.model_garden import saved  # noqa: E402
 
 TINY = {"model": "ResNet18", "size": 48, "longer_size": 64, "filters": 8, "coarsest_level": 6, "batch_size": 1}
@@ -91,10 +93,20 @@ def run(data, tmp_path_factory):
     return folder, state, outcome
 
 
-def test_a_run_that_was_stopped_goes_on_to_the_same_bits(run, data, tmp_path):
+def test_a_run_that_was_stopped_goes_on_to_the_same_bits(run, data, tmp_path, monkeypatch):
     """One photograph, not mirrored: nothing of the input is random, and RetinaNet samples nothing."""
     whole, state, _ = run
-    train(data, tmp_path / "parts", stop=1)
+    step = loop.TrainingState.train_step
+
+    def interrupted(state):
+        values = step(state)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return values
+
+    monkeypatch.setattr(loop.TrainingState, "train_step", interrupted)
+    _, outcome = train(data, tmp_path / "parts")
+    assert (outcome.signal, outcome.step, outcome.finished) == (signal.SIGTERM, 1, False)
+    monkeypatch.undo()
     resumed, outcome = train(data, tmp_path / "parts")
     assert outcome.finished and resumed.step == 3
     for one, other in zip(values_of(state), values_of(resumed), strict=True):
@@ -156,6 +168,43 @@ def test_a_run_its_detector_and_its_checkpoints_are_evaluated_alike(run, data, w
     assert numbers["AP"] == float(outcome.rows[-1]["AP"])
     assert (tmp_path / "per_class.csv").read_text().startswith("class,AP\ncup,")
     assert (tmp_path / "detections.png").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_no_checkpoint_is_written(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop.TrainingState, "train_step", lambda state: {"total_loss": float("nan")})
+    with pytest.raises(loop.NotFiniteError, match="last good checkpoint is the start. A lower --learning-rate"):
+        train(data, tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_records_are_taken_as_they_are_or_written_where_it_is_said(data, tmp_path, capsys):
+    split = dataset.open_split(data, "train")
+    (tmp_path / "file").write_text("no folder")
+    parse = lambda *flags: train_detection.parse_arguments(["--data-dir", str(data), *map(str, flags)])  # noqa: E731
+    written = train_detection.training_records(parse("--records-dir", tmp_path / "records"), split)
+    assert [os.path.dirname(path) for path in written] == [str(tmp_path / "records")]
+    taken = train_detection.training_records(parse("--train-records", tmp_path / "records/*"), split)
+    assert taken == written
+    with pytest.raises(OSError, match="file/records cannot be written: give --records-dir DIR"):
+        train_detection.training_records(parse("--records-dir", tmp_path / "file/records"), split)
+    other = dataset.open_split(data, "val")
+    photograph = dataclasses.replace(other.annotations.photographs[0], id=6)
+    other = dataclasses.replace(other.annotations, photographs=(photograph,))
+    with pytest.raises(ValueError, match="begins with the image '5', which .* does not have"):
+        dataset.ready_records(str(tmp_path / "records/*"), other)
+
+
+@pytest.mark.parametrize("ending", [".weights.h5", ".npz"])
+def test_the_weights_of_a_backbone_come_from_files_of_all_kinds(classifier, ending, tmp_path):
+    trained, path = keras.saving.load_model(classifier), tmp_path / f"trained{ending}"
+    np.savez(path, **to_torch_state_dict(trained)) if ending == ".npz" else trained.save_weights(path)
+    recipe = recipes.get_recipe("cells-demo", **TINY, weights=str(path), attention="none")
+    arrays = network.BackboneWeights(recipe).arrays
+    expected = {layer.name: layer.get_weights() for layer in trained.layers if layer.weights}
+    assert set(expected) - set(arrays) == {"predictions"}
+    for name, values in arrays.items():
+        for one, other in zip(values, expected[name], strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 def test_a_detector_of_other_categories_is_not_evaluated(run, data, tmp_path):

@@ -71,6 +71,9 @@ class TrainingState:
             if weights is not None:
                 weights.fill(self.model.backbone)
             optimizer = task.create_optimizer(schedule.optimizer_config, experiment.runtime)
+            # A checkpoint that is written before the first step of a resumed run must hold the momentum too.
+            for variable in self.model.trainable_variables:
+                optimizer.add_slot(variable, "momentum")
             self.trainer = base_trainer.Trainer(experiment, task, self.model, optimizer, evaluate=False)
         self.losses = [metric.name for metric in self.trainer.train_metrics if metric.name not in UNTRAINED]
         self.sums = tf.Variable(np.zeros(len(self.losses) + 1))

@@ -60,7 +60,8 @@ class BackboneWeights:
 
         def twin(modules, classes):
             """Reads a file that has no names in it."""
-            return build(attention=recipe.attention if modules else None, classes=classes or 1000)
+            top = {"include_top": classes is not None, "classes": classes or 1}
+            return build(attention=recipe.attention if modules else None, **top)
 
         self.notes = Notes(start(classifier, weights, None, twin))
         self.arrays = {layer.name: layer.get_weights() for layer in classifier.layers if layer.weights}
