@@ -113,17 +113,18 @@ def kinds_help():
     return "\n".join(("kinds of TFLite files:", *lines))
 
 
-def publish_version(program, output, make_plan, write_version):
+def publish_version(program, output, make_plan, check_stop):
     """Writes and publishes a version; ends the program with one line where that does not work, and nothing is left.
 
     Args:
         program: name for messages.
         output: base folder of the versions.
-        make_plan: function that reads and checks everything; its ValueError and OSError are the user's to mend.
-        write_version: function of the folder to write into and of what `make_plan` returned.
+        make_plan: function that reads and checks everything, and returns (writer.Plan or another of the kind, the run's
+            recipe or None); its ValueError and OSError are the user's to mend.
+        check_stop: of publish.StopRequest, called between the steps of the work.
 
     Returns:
-        (path of the published version, what `write_version` returned).
+        (path of the published version, what verification measured).
     """
     try:
         publish.check_base_folder(output)
@@ -136,10 +137,12 @@ def publish_version(program, output, make_plan, write_version):
 
     import tensorflow as tf
 
+    from versions import writer
+
     try:
         with publish.incoming_version(output) as incoming:
-            written = write_version(incoming, plan)
-            return publish.release(incoming), written
+            checks = writer.write_version(incoming, *plan, check_stop)
+            return publish.release(incoming), checks
     except (RuntimeError, ValueError) as error:
         sys.exit(f"{program}: nothing was published. {error}")
     except (OSError, tf.errors.OpError) as error:  # a full disk, in Python's words or TensorFlow's

@@ -332,14 +332,8 @@ def export(arguments, stop):
         arguments: of parse_arguments.
         stop: publish.StopRequest.
     """
-
-    def write(folder, made):
-        from versions import writer
-
-        return writer.write_version(folder, *made, stop.check)
-
     target, checks = command_line.publish_version(
-        "export_model.py", arguments.output, lambda: make_plan(arguments), write
+        "export_model.py", arguments.output, lambda: make_plan(arguments), stop.check
     )
     print_checks(target, checks)
 

@@ -12,7 +12,7 @@ the extra "detection" (docs/detection.md).
 import sys
 
 import terminal
-from train_detection import check_installed
+from detection_engine import EXTRA, NEEDED
 
 
 def parse_arguments(argv):
@@ -49,7 +49,7 @@ def open_both(arguments):
 
 def main(argv=None):
     arguments = parse_arguments(argv)
-    check_installed("evaluate_detection.py")
+    terminal.check_installed("evaluate_detection.py", NEEDED, EXTRA)
     print(f"Evaluating on {terminal.start_tensorflow()}", flush=True)
     from detection_engine import evaluation
     from na_keras.text_table import text_table

@@ -105,11 +105,11 @@ def check_execution_flags(parser, arguments):
         parser.error("--xla compiles each replica by itself, and --sync-bn talks between replicas: choose one")
 
 
-def check_installed(program, modules):
-    """Ends a program that would otherwise fail in the middle: of the extra "train" these modules are missing."""
+def check_installed(program, modules, extra="train"):
+    """Ends a program that would otherwise fail in the middle: of the extra, these modules are missing."""
     missing = [module for module in modules if importlib.util.find_spec(module) is None]
     if missing:
-        sys.exit(f"{program}: {', '.join(missing)} not installed. Run: pip install -e '.[train]'")
+        sys.exit(f"{program}: {', '.join(missing)} not installed. Run: pip install -e '.[{extra}]'")
 
 
 @contextlib.contextmanager
@@ -155,6 +155,19 @@ def start_tensorflow():
     if not gpus:
         return "CPU (no GPU found)"
     return "1 GPU" if len(gpus) == 1 else f"{len(gpus)} GPUs"
+
+
+def conclude_unfinished(outcome):
+    """Says how a run ended that can be resumed, and returns the exit code: 0, or 128 + signal.
+
+    Args:
+        outcome: has `signal`, which interrupted the run, or None; and `step`, the number of steps done.
+    """
+    if outcome.signal:
+        print(f"Interrupted by {outcome.signal.name}; a checkpoint is written. The same command resumes the run.")
+        return 128 + outcome.signal
+    print(f"Stopped after {outcome.step} steps as asked. The same command without --steps resumes the run.")
+    return 0
 
 
 class Interruption:

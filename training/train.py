@@ -278,11 +278,7 @@ def conclude(outcome, run):
             files["best"] = run_directory.BEST
         print(*(f"  {name:<9} {directory / file}" for name, file in files.items()), sep="\n")
         return 0
-    if outcome.signal:
-        print(f"Interrupted by {outcome.signal.name}; a checkpoint is written. The same command resumes the run.")
-        return 128 + outcome.signal
-    print(f"Stopped after {outcome.step} steps as asked. The same command without --steps resumes the run.")
-    return 0
+    return terminal.conclude_unfinished(outcome)
 
 
 if __name__ == "__main__":

@@ -12,15 +12,13 @@ extra "detection", in an environment of its own (docs/detection.md).
 
 import contextlib
 import dataclasses
-import importlib.util
 import json
 import sys
 
 import recipe_fields
 import terminal
-from detection_engine import recipes
+from detection_engine import EXTRA, NEEDED, recipes
 
-NEEDED = ("official", "tf_keras", "pycocotools", "matplotlib", "tensorboard")
 STRATEGIES = ("none", "mirrored")
 
 
@@ -56,16 +54,6 @@ def parse_arguments(argv):
     if arguments.records_dir and arguments.train_records:
         parser.error("--records-dir is where records are written that --train-records says are there: give one")
     return arguments
-
-
-def check_installed(program):
-    """Ends a program that needs Model Garden and what else the extra brings."""
-    missing = [module for module in NEEDED if importlib.util.find_spec(module) is None]
-    if missing:
-        sys.exit(
-            f"{program}: {', '.join(missing)} not installed. In an environment of its own, because Model Garden holds "
-            "TensorFlow at 2.20: pip install -e '.[detection,train]'"
-        )
 
 
 @dataclasses.dataclass
@@ -163,8 +151,8 @@ def training_records(arguments, split):
     shown = progress.Progress(len(split.photographs), "images converted")
     try:
         return [str(path) for path in dataset.converted(split, folder, shown.update)]
-    except PermissionError as error:
-        raise PermissionError(f"{folder} cannot be written: give --records-dir DIR. {error}") from error
+    except OSError as error:
+        raise OSError(f"{folder} cannot be written: give --records-dir DIR. {error}") from error
 
 
 def announce(run, name, devices):
@@ -185,7 +173,7 @@ def announce(run, name, devices):
 def main(argv=None):
     """Returns the process's exit code: 0, or 128 + signal for a run that was interrupted and can be resumed."""
     arguments = parse_arguments(argv)
-    check_installed("train_detection.py")
+    terminal.check_installed("train_detection.py", NEEDED, EXTRA)
     devices = terminal.start_tensorflow()
     from detection_engine import loop
     from run_files import checkpoints, run_directory, run_lock
@@ -222,11 +210,7 @@ def conclude(outcome, directory):
         print(f"Finished {len(outcome.rows)} epochs.")
         print(*(f"  {name:<9} {directory / file}" for name, file in files.items()), sep="\n")
         return 0
-    if outcome.signal:
-        print(f"Interrupted by {outcome.signal.name}; a checkpoint is written. The same command resumes the run.")
-        return 128 + outcome.signal
-    print(f"Stopped after {outcome.step} steps as asked. The same command without --steps resumes the run.")
-    return 0
+    return terminal.conclude_unfinished(outcome)
 
 
 if __name__ == "__main__":
