@@ -22,6 +22,7 @@ from na_keras.layers.feature_map import (
     in_dtype_of,
     mean_of_positions,
 )
+from na_keras.layers.gradients import map_and_mean
 from na_keras.layers.initializers import torch_linear
 
 
@@ -29,6 +30,13 @@ def adaptive_kernel_size(channels):
     """Equation 12: the kernel size for a number of channels."""
     size = int(math.log2(channels) / 2 + 1 / 2)
     return size if size % 2 else size + 1
+
+
+def gate_of_mean(z, kernel, data_format):
+    """Equation 9, of z (b, c): the gate of `efficient_channel_attention_gate`."""
+    mean = ops.expand_dims(z, 2)  # (b, c, 1): the channels are the positions
+    scores = ops.conv(mean, ops.cast(kernel, mean.dtype), padding="same", data_format="channels_last")
+    return for_all_positions(ops.sigmoid(ops.squeeze(scores, 2)), data_format)
 
 
 def efficient_channel_attention_gate(x, kernel, data_format="channels_last"):
@@ -42,9 +50,7 @@ def efficient_channel_attention_gate(x, kernel, data_format="channels_last"):
     Returns:
         Tensor (b, 1, 1, c) or (b, c, 1, 1), float32 (float64 for float64 x on TensorFlow), values in (0, 1).
     """
-    mean = ops.expand_dims(mean_of_positions(x, data_format), 2)  # (b, c, 1): the channels are the positions
-    scores = ops.conv(mean, ops.cast(kernel, mean.dtype), padding="same", data_format="channels_last")
-    return for_all_positions(ops.sigmoid(ops.squeeze(scores, 2)), data_format)
+    return gate_of_mean(mean_of_positions(x, data_format), kernel, data_format)
 
 
 def efficient_channel_attention(x, kernel, data_format="channels_last"):
@@ -52,7 +58,8 @@ def efficient_channel_attention(x, kernel, data_format="channels_last"):
 
     Arguments as in `efficient_channel_attention_gate`.
     """
-    return x * in_dtype_of(x, efficient_channel_attention_gate(x, kernel, data_format))
+    x, z = map_and_mean(x, data_format)
+    return x * in_dtype_of(x, gate_of_mean(z, kernel, data_format))
 
 
 @keras.saving.register_keras_serializable(package="na_keras")

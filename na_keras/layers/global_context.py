@@ -29,6 +29,7 @@ from na_keras.layers.feature_map import (
     softmax,
     to_channels_last,
 )
+from na_keras.layers.gradients import by_hand, map_and_context, softmax_and_gradient
 from na_keras.layers.initializers import KAIMING_NORMAL_FAN_IN, torch_linear
 
 EPSILON = 1e-5  # of the layer norm
@@ -36,8 +37,6 @@ EPSILON = 1e-5  # of the layer norm
 
 def attention_pooling(x, kernel, bias):
     """Mean of x (b, n, c) over its positions, weighted by softmax(x . kernel + bias): (b, c)."""
-    # Products and sums, not matrix products: accelerators may round the operands of the latter to fewer bits
-    # than float32 has (TensorFloat-32, bfloat16 passes).
     scores = ops.sum(x * kernel, axis=-1, keepdims=True) + bias  # (b, n, 1)
     return ops.sum(x * softmax(scores, axis=1), axis=1)
 
@@ -45,6 +44,18 @@ def attention_pooling(x, kernel, bias):
 def layer_norm(x, weights):
     """Layer norm of x (b, features). `weights` is (gamma (features,), beta (features,)), or a callable."""
     return weights(x) if callable(weights) else ops.layer_normalization(x, *weights, epsilon=EPSILON)
+
+
+def map_and_vector(x, mask, squeeze, norm, excite, data_format="channels_last"):
+    """x, to which the vector is to be added (gradients.py says why), and the vector; see `global_context_vector`."""
+    if data_format == "channels_last" and by_hand(x):
+        scoring = [ops.cast(weight, for_statistics(x).dtype) for weight in mask]
+        x, context = map_and_context(x, softmax_and_gradient, scoring)
+    else:
+        positions = flatten_positions(to_channels_last(for_statistics(x), data_format))
+        context = attention_pooling(positions, *(ops.cast(weight, positions.dtype) for weight in mask))
+    added = linear(ops.relu(layer_norm(linear(context, squeeze), norm)), excite)  # (b, c)
+    return x, for_all_positions(added, data_format)
 
 
 def global_context_vector(x, mask, squeeze, norm, excite, data_format="channels_last"):
@@ -61,15 +72,13 @@ def global_context_vector(x, mask, squeeze, norm, excite, data_format="channels_
     Returns:
         Tensor (b, 1, 1, c) or (b, c, 1, 1), float32 (float64 for float64 x on TensorFlow).
     """
-    positions = flatten_positions(to_channels_last(for_statistics(x), data_format))
-    context = attention_pooling(positions, *(ops.cast(weight, positions.dtype) for weight in mask))
-    added = linear(ops.relu(layer_norm(linear(context, squeeze), norm)), excite)  # (b, c)
-    return for_all_positions(added, data_format)
+    return map_and_vector(x, mask, squeeze, norm, excite, data_format)[1]
 
 
 def global_context(x, mask, squeeze, norm, excite, data_format="channels_last"):
     """The GC block as a function: x plus `global_context_vector`, in the shape and dtype of x; arguments as there."""
-    return x + in_dtype_of(x, global_context_vector(x, mask, squeeze, norm, excite, data_format))
+    x, added = map_and_vector(x, mask, squeeze, norm, excite, data_format)
+    return x + in_dtype_of(x, added)
 
 
 @keras.saving.register_keras_serializable(package="na_keras")

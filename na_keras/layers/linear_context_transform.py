@@ -21,6 +21,18 @@ from na_keras.layers.feature_map import (
     in_dtype_of,
     mean_of_positions,
 )
+from na_keras.layers.gradients import map_and_mean
+
+
+def gate_of_mean(mean, gamma, beta, groups, epsilon, data_format):
+    """Of the mean (b, c): the gate of `linear_context_transform_gate`."""
+    batch, channels = ops.shape(mean)  # not -1, which an empty batch leaves open
+    grouped = ops.reshape(mean, (batch, groups, channels // groups))
+    deviation = grouped - ops.mean(grouped, axis=2, keepdims=True)
+    variance = ops.mean(ops.square(deviation), axis=2, keepdims=True)
+    normalized = ops.reshape(deviation / ops.sqrt(variance + epsilon), (batch, channels))
+    gamma, beta = ops.cast(gamma, mean.dtype), ops.cast(beta, mean.dtype)
+    return for_all_positions(ops.sigmoid(gamma * normalized + beta), data_format)
 
 
 def linear_context_transform_gate(x, gamma, beta, groups=64, epsilon=1e-5, data_format="channels_last"):
@@ -34,14 +46,7 @@ def linear_context_transform_gate(x, gamma, beta, groups=64, epsilon=1e-5, data_
     Returns:
         Tensor (b, 1, 1, c) or (b, c, 1, 1), float32 (float64 for float64 x on TensorFlow), values in (0, 1).
     """
-    mean = mean_of_positions(x, data_format)  # (b, c)
-    batch, channels = ops.shape(mean)  # not -1, which an empty batch leaves open
-    grouped = ops.reshape(mean, (batch, groups, channels // groups))
-    deviation = grouped - ops.mean(grouped, axis=2, keepdims=True)
-    variance = ops.mean(ops.square(deviation), axis=2, keepdims=True)
-    normalized = ops.reshape(deviation / ops.sqrt(variance + epsilon), (batch, channels))
-    gamma, beta = ops.cast(gamma, mean.dtype), ops.cast(beta, mean.dtype)
-    return for_all_positions(ops.sigmoid(gamma * normalized + beta), data_format)
+    return gate_of_mean(mean_of_positions(x, data_format), gamma, beta, groups, epsilon, data_format)
 
 
 def linear_context_transform(x, gamma, beta, groups=64, epsilon=1e-5, data_format="channels_last"):
@@ -49,7 +54,8 @@ def linear_context_transform(x, gamma, beta, groups=64, epsilon=1e-5, data_forma
 
     Arguments as in `linear_context_transform_gate`.
     """
-    return x * in_dtype_of(x, linear_context_transform_gate(x, gamma, beta, groups, epsilon, data_format))
+    x, mean = map_and_mean(x, data_format)
+    return x * in_dtype_of(x, gate_of_mean(mean, gamma, beta, groups, epsilon, data_format))
 
 
 @keras.saving.register_keras_serializable(package="na_keras")

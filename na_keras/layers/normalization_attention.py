@@ -27,7 +27,16 @@ import numbers
 import keras
 from keras import initializers, ops
 
-from na_keras.layers.feature_map import FeatureMapLayer, axes, convolve, for_statistics, in_dtype_of, standard_deviation
+from na_keras.layers.feature_map import (
+    FeatureMapLayer,
+    axes,
+    convolve,
+    for_all_positions,
+    for_statistics,
+    in_dtype_of,
+    standard_deviation,
+)
+from na_keras.layers.gradients import by_hand, map_and_context, map_and_mean, softmax_and_gradient
 from na_keras.layers.initializers import KAIMING_NORMAL, torch_linear
 
 SIMILARITIES = ("channel_mean", "l1", "squared", "dot", None)
@@ -70,6 +79,21 @@ def softmax_over_positions(scores):
     return ops.reshape(ops.softmax(flat, axis=-1), shape)
 
 
+def channel_mean_weights(position):
+    """Equation 5 of the released code, and its softmax: of the channel means (b, n) of the n positions.
+
+    Returns the weights (b, n), and the function that makes the channel means' gradient of the weights'.
+    """
+    deviation = position - ops.mean(position, axis=1, keepdims=True)
+    weights, gradient_of_scores = softmax_and_gradient(-ops.abs(deviation))
+
+    def gradient(of_weights):
+        of_deviation = -ops.sign(deviation) * gradient_of_scores(of_weights)
+        return of_deviation - ops.mean(of_deviation, axis=1, keepdims=True)
+
+    return weights, gradient
+
+
 def normalized_gate(context, gamma, beta, channel_axis, unbiased, epsilon, epsilon_inside_sqrt):
     """Equations 7 to 9: standardise the context over its channels, then sigmoid. Keeps the shape."""
     channels = context.shape[channel_axis]
@@ -83,7 +107,7 @@ def normalized_gate(context, gamma, beta, channel_axis, unbiased, epsilon, epsil
     return ops.sigmoid(gamma * deviation / sigma + beta)
 
 
-def normalization_attention_gate(
+def map_and_gate(
     x,
     gamma,
     beta,
@@ -94,37 +118,48 @@ def normalization_attention_gate(
     data_format="channels_last",
     embedding=None,
 ):
+    """x, from which the product is to be computed (gradients.py says why), and the gate.
+
+    Arguments, and the gate's shape, as in `normalization_attention_gate`.
+    """
+    channel_axis, position_axes = axes(data_format)
+    height, width = (x.shape[axis] for axis in position_axes)
+    if similarity is None or height == width == 1:  # one position has all the weight
+        x, context = map_and_mean(x, data_format)
+        context = for_all_positions(context, data_format)
+    elif similarity == "channel_mean" and embedding is None and data_format == "channels_last" and by_hand(x):
+        x, context = map_and_context(x, channel_mean_weights)
+        context = for_all_positions(context, data_format)
+    else:
+        features = for_statistics(x)
+        if embedding is None:
+            scores = similarity_scores(features, similarity, channel_axis, position_axes)
+        else:
+            # With one channel, moving it is a reshape; convolutions want it last on every device.
+            position = ops.expand_dims(ops.mean(features, axis=channel_axis), -1)
+            scores = embedded_scores(position, *embedding)
+            if data_format == "channels_first":
+                scores = ops.moveaxis(scores, 3, 1)
+        context = ops.sum(features * softmax_over_positions(scores), axis=position_axes, keepdims=True)
+    gamma, beta = ops.cast(gamma, context.dtype), ops.cast(beta, context.dtype)
+    return x, normalized_gate(context, gamma, beta, channel_axis, unbiased, epsilon, epsilon_inside_sqrt)
+
+
+def normalization_attention_gate(x, gamma, beta, **options):
     """The gate of the NA module (equations 4 to 9 without the final product).
 
     Args:
         x: floating tensor (b, h, w, c), or (b, c, h, w) with `data_format="channels_first"`; h and w may be unknown.
         gamma, beta: tensors of shape (1,).
-        similarity, unbiased, epsilon, epsilon_inside_sqrt, data_format: see `NormalizationAttention`.
+        similarity, unbiased, epsilon, epsilon_inside_sqrt, data_format: as in `NormalizationAttention`; the default
+            of `data_format` is `"channels_last"`.
         embedding: None, or (key, query), each ((kernel, bias), (kernel, bias)) with kernels (k, k, 1, 1) and
             biases (1,); used with `similarity="channel_mean"` only.
 
     Returns:
         Tensor (b, 1, 1, c) or (b, c, 1, 1), float32 (float64 for float64 x on TensorFlow), values in (0, 1).
     """
-    x = for_statistics(x)
-    gamma, beta = ops.cast(gamma, x.dtype), ops.cast(beta, x.dtype)
-    channel_axis, position_axes = axes(data_format)
-    height, width = (x.shape[axis] for axis in position_axes)
-    if similarity is None or height == width == 1:  # one position has all the weight
-        context = ops.mean(x, axis=position_axes, keepdims=True)
-    else:
-        if embedding is None:
-            scores = similarity_scores(x, similarity, channel_axis, position_axes)
-        else:
-            # With one channel, moving it is a reshape; convolutions want it last on every device.
-            position = ops.expand_dims(ops.mean(x, axis=channel_axis), -1)
-            scores = embedded_scores(position, *embedding)
-            if data_format == "channels_first":
-                scores = ops.moveaxis(scores, 3, 1)
-        # A product and a sum, not a matrix product: accelerators may round the operands of the latter
-        # to fewer bits than float32 has (TensorFloat-32, bfloat16 passes).
-        context = ops.sum(x * softmax_over_positions(scores), axis=position_axes, keepdims=True)
-    return normalized_gate(context, gamma, beta, channel_axis, unbiased, epsilon, epsilon_inside_sqrt)
+    return map_and_gate(x, gamma, beta, **options)[1]
 
 
 def normalization_attention(x, gamma, beta, **options):
@@ -132,7 +167,8 @@ def normalization_attention(x, gamma, beta, **options):
 
     Args and options as in `normalization_attention_gate`.
     """
-    return x * in_dtype_of(x, normalization_attention_gate(x, gamma, beta, **options))
+    x, gate = map_and_gate(x, gamma, beta, **options)
+    return x * in_dtype_of(x, gate)
 
 
 @keras.saving.register_keras_serializable(package="na_keras")

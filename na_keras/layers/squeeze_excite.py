@@ -24,12 +24,18 @@ from na_keras.layers.feature_map import (
     linear,
     mean_of_positions,
 )
+from na_keras.layers.gradients import map_and_mean
 from na_keras.layers.initializers import torch_linear
 
 
 def excitation(z, squeeze, excite):
     """W2 relu(W1 z + b1) + b2, of z (b, c): (b, c) in float32. The weights as in `squeeze_excite_gate`."""
     return for_statistics(linear(ops.relu(linear(z, squeeze)), excite))
+
+
+def gate_of_mean(z, squeeze, excite, data_format):
+    """Equation 3, of z (b, c): the gate of `squeeze_excite_gate`."""
+    return for_all_positions(ops.sigmoid(excitation(z, squeeze, excite)), data_format)
 
 
 def squeeze_excite_gate(x, squeeze, excite, data_format="channels_last"):
@@ -44,13 +50,13 @@ def squeeze_excite_gate(x, squeeze, excite, data_format="channels_last"):
     Returns:
         Tensor (b, 1, 1, c) or (b, c, 1, 1), float32 (float64 for float64 x on TensorFlow), values in (0, 1).
     """
-    gate = ops.sigmoid(excitation(mean_of_positions(x, data_format), squeeze, excite))
-    return for_all_positions(gate, data_format)
+    return gate_of_mean(mean_of_positions(x, data_format), squeeze, excite, data_format)
 
 
 def squeeze_excite(x, squeeze, excite, data_format="channels_last"):
     """The SE module as a function: x times `squeeze_excite_gate`, in the shape and dtype of x; arguments as there."""
-    return x * in_dtype_of(x, squeeze_excite_gate(x, squeeze, excite, data_format))
+    x, z = map_and_mean(x, data_format)
+    return x * in_dtype_of(x, gate_of_mean(z, squeeze, excite, data_format))
 
 
 def bottleneck_layers(layer, channels):

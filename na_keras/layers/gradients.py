@@ -1,0 +1,107 @@
+"""Statistics of a feature map whose gradients pass over the map as few times as they can, on TensorFlow.
+
+A gate uses its map twice, for a statistic and in the product. TensorFlow's automatic gradient writes a whole map for
+each use (of a mean: the gradient repeated over all positions, then divided) and adds them up. The functions here give
+back the map beside its statistic. What is computed from that map brings its gradient in here, where the statistic's is
+added to it in one pass.
+
+On JAX and PyTorch they are plain operations: XLA makes one pass of them by itself, and a hand-written gradient would
+cost jax.jvp and jax.hessian.
+
+Sums over positions with weights are matrix products on TensorFlow, which write no map. Accelerators may round the
+operands of those (TensorFloat-32: to 10 bits), as they do in every convolution of the network.
+"""
+
+import keras
+from keras import ops
+
+from na_keras.layers.feature_map import (
+    axes,
+    flatten_positions,
+    for_all_positions,
+    for_statistics,
+    in_dtype_of,
+    mean_of_positions,
+    softmax,
+)
+
+
+def by_hand(x):
+    """Whether gradients of x, a tensor or Keras' symbolic one, are written by hand."""
+    return keras.backend.backend() == "tensorflow" and not isinstance(x, keras.KerasTensor)
+
+
+def map_and_mean(x, data_format):
+    """x, and the mean over its positions (b, c) in float32 at least."""
+    if not by_hand(x):
+        return x, mean_of_positions(x, data_format)
+
+    @ops.custom_gradient
+    def forward(x):
+        def gradient(of_map, of_mean):
+            height, width = (ops.shape(x)[axis] for axis in axes(data_format)[1])
+            share = of_mean / ops.cast(height * width, of_mean.dtype)
+            return of_map + in_dtype_of(x, for_all_positions(share, data_format))
+
+        return (x, mean_of_positions(x, data_format)), gradient
+
+    return forward(ops.convert_to_tensor(x))
+
+
+def weighted_sum(positions, weights):
+    """sum_i weights_i positions_i: of (b, n, c) and (b, n), (b, c)."""
+    return ops.squeeze(ops.matmul(ops.expand_dims(weights, 1), positions), 1)
+
+
+def products_with(positions, vector):
+    """positions_i . vector: of (b, n, c) and (b, c), (b, n)."""
+    return ops.squeeze(ops.matmul(ops.expand_dims(vector, 1), ops.transpose(positions, (0, 2, 1))), 1)
+
+
+def softmax_and_gradient(scores):
+    """Softmax of (b, n) over the positions, and the function that makes the scores' gradient of the weights'."""
+    weights = softmax(scores, axis=1)
+
+    def gradient(of_weights):
+        product = weights * of_weights
+        return product - weights * ops.sum(product, axis=1, keepdims=True)
+
+    return weights, gradient
+
+
+def map_and_context(x, weigh, scoring=None):
+    """x, and the weighted mean of its positions, whose weights depend on one score of each position.
+
+    Args:
+        x: floating tensor (b, h, w, c) for which `by_hand` is true.
+        weigh: function of the scores (b, n) of the n = h * w positions. Returns the weights (b, n), and the function
+            that makes the scores' gradient of the weights'.
+        scoring: (kernel (c,), bias (1,)) of the score x_i . kernel + bias; None: it is the mean of the channels.
+
+    Returns:
+        x, and the weighted mean (b, c) in float32 at least.
+    """
+
+    @ops.custom_gradient
+    def forward(x, *scoring):
+        positions = flatten_positions(for_statistics(x))
+        if scoring:
+            scores = ops.matmul(positions, scoring[0]) + scoring[1]
+        else:
+            scores = ops.mean(positions, axis=2)
+        weights, gradient_of_scores = weigh(scores)
+
+        def gradient(of_map, of_context):
+            positions = flatten_positions(for_statistics(x))  # again: a float32 copy need not live until here
+            of_scores = gradient_of_scores(products_with(positions, of_context))
+            kernel = ops.broadcast_to(scoring[0] if scoring else 1 / x.shape[3], ops.shape(of_context))
+            # One product of rank 2 instead of two maps: weights times of_context, of_scores times kernel.
+            added = ops.matmul(ops.stack([weights, of_scores], 2), ops.stack([of_context, kernel], 1))
+            of_map = of_map + in_dtype_of(x, ops.reshape(added, ops.shape(x)))
+            if not scoring:
+                return of_map
+            return of_map, ops.sum(weighted_sum(positions, of_scores), axis=0), ops.sum(of_scores)[None]
+
+        return (x, weighted_sum(positions, weights)), gradient
+
+    return forward(ops.convert_to_tensor(x), *(scoring or ()))
