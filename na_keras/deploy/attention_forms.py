@@ -15,6 +15,8 @@ context from the narrow h. With weights a_i over the positions that sum to 1,
     mean over channels of x_i   =   (mean over outputs of W) . h_i + mean(b)
     sum_i a_i x_i               =   W (sum_i a_i h_i) + b
 
+The product with W reads all of W once more, so that in TensorFlow this saves nothing on the smallest maps.
+
 Nothing here is registered with Keras: a deploy copy is exported, never saved as a .keras file.
 """
 
@@ -26,6 +28,8 @@ from na_keras.layers.normalization_attention import embed
 
 GATE_SCOPE = "na_gate"  # in the names of a file's tensors, by which reports know NA's gates
 SMALLEST_VARIANCE = 1e-10  # what takes epsilon's place in the integer-safe form: (1e-5) ** 2
+
+LARGE = 100_000  # numbers of one image's map from which on TensorFlow's matrix product beats a product and a sum
 
 
 def convolve(x, kernel):
@@ -44,6 +48,15 @@ def flat_positions(x, *channels):
 def as_map(positions, x):
     """(b, h * w) -> (b, h, w, 1), with the height and width of x."""
     return ops.reshape(positions, (-1, *ops.shape(x)[1:3], 1))
+
+
+def constant_weight(layer, name, value):
+    """A weight of a layer that holds these values and is not trained."""
+
+    def initial(shape, dtype=None):
+        return ops.convert_to_tensor(value, dtype)
+
+    return layer.add_weight(value.shape, initial, name=name, trainable=False)
 
 
 class DeployAttention(layers.Layer):
@@ -66,15 +79,23 @@ class DeployAttention(layers.Layer):
         self.kernel = None
         if convolution is not None:
             kernel, bias = convolution
-            self.kernel, self.bias = self._weight("kernel", kernel), self._weight("bias", bias)
+            self.kernel = constant_weight(self, "kernel", kernel)
+            self.bias = constant_weight(self, "bias", bias)
             self.mean_kernel = kernel.mean(-1, keepdims=True, dtype="float64").astype("float32")
             self.mean_bias = np.float32(bias.mean(dtype="float64"))
 
-    def _weight(self, name, value):
-        def initial(shape, dtype=None):
-            return ops.convert_to_tensor(value, dtype)
+    @classmethod
+    def takes(cls, kernel, output_shape):
+        """Whether it saves work to have the convolution before it, with the kernel (c, filters), as a part of it.
 
-        return self.add_weight(value.shape, initial, name=name, trainable=False)
+        Args:
+            kernel: of the 1x1 convolution.
+            output_shape: of the convolution, (batch, h, w, filters); h and w may be unknown.
+        """
+        (inputs, filters), (height, width) = kernel.shape, output_shape[1:3]
+        # Half as many positions as inputs, because a batch of several images reads the kernel once.
+        enough = height is None or width is None or 2 * height * width >= inputs
+        return inputs < filters and enough
 
     def channel_mean(self, h):
         """Of the convolution's output, or of h: (b, h, w, 1)."""
@@ -97,43 +118,43 @@ class DeployAttention(layers.Layer):
 
     def weighted_mean(self, h, scores):
         """Of h (b, h, w, c) over the positions, with the softmax of scores (b, h * w): (b, c)."""
-        # Not ops.softmax: TensorFlow's takes .02 of a ResNet50's time on these maps.
-        weights = ops.exp(scores - ops.max(scores, axis=1, keepdims=True))
-        return ops.squeeze(ops.matmul(weights[:, None], flat_positions(h, h.shape[3])), 1) / ops.sum(
-            weights, axis=1, keepdims=True
-        )
+        # The logarithm first, because the softmax by itself goes to oneDNN, which takes longer on long rows.
+        weights = ops.exp(ops.log_softmax(scores, axis=1))
+        if h.shape[1] and h.shape[2] and h.shape[1] * h.shape[2] * h.shape[3] < LARGE:
+            # A matrix product has some 50 us of its own in TensorFlow, as long as all else here takes.
+            return ops.sum(h * as_map(weights, h), axis=(1, 2))
+        return ops.squeeze(ops.matmul(weights[:, None], flat_positions(h, h.shape[3])), 1)
 
     def context(self, h):
-        """Equation 6: (b, 1, 1, filters)."""
+        """Equation 6: (b, filters)."""
         if self.weighs_equally(h):
             context = ops.mean(h, axis=(1, 2))
         else:
             key, query = self.compared(h)
             context = self.weighted_mean(h, -ops.abs(key - query))
-        if self.kernel is not None:
-            context = ops.matmul(context, self.kernel) + self.bias
-        return ops.reshape(context, (-1, 1, 1, context.shape[1]))
+        return context if self.kernel is None else ops.matmul(context, self.kernel) + self.bias
 
-    def population_scales(self, channels):
-        """With f = the population's variance / that of eq. 7, which it stands for: (f, gamma * sqrt(f)).
+    def sum_of_squares(self, channels):
+        """With S = the sum of the squared deviations d from the mean, of which eq. 7 takes the share 1 / n:
+        (epsilon beside S or its root, gamma), each times what keeps eq. 8 the same.
 
-        gamma d / sqrt(variance / f + epsilon)     = gamma sqrt(f) d / sqrt(variance + f epsilon)
-        gamma d / (sqrt(variance / f) + epsilon)   = gamma sqrt(f) d / (sqrt(variance) + sqrt(f) epsilon)
+        gamma d / sqrt(S / n + epsilon)     = gamma sqrt(n) d / sqrt(S + n epsilon)
+        gamma d / (sqrt(S / n) + epsilon)   = gamma sqrt(n) d / (sqrt(S) + sqrt(n) epsilon)
         """
-        factor = (channels - 1) / channels if self.unbiased else 1.0
-        return factor, self.gamma * factor**0.5
+        share = channels - 1 if self.unbiased else channels
+        return self.epsilon * (share if self.epsilon_inside_sqrt else share**0.5), self.gamma * share**0.5
 
     def gate(self, h):
         """Equations 7 to 9, the factors of the channels: (b, 1, 1, filters), in (0, 1)."""
         context = self.context(h)
-        factor, gamma = self.population_scales(context.shape[3])
-        deviation = context - ops.mean(context, axis=3, keepdims=True)
-        variance = ops.mean(deviation * deviation, axis=3, keepdims=True)
+        epsilon, gamma = self.sum_of_squares(context.shape[1])
+        deviation = context - ops.mean(context, axis=1, keepdims=True)
+        squares = ops.sum(deviation * deviation, axis=1, keepdims=True)  # not EuclideanNorm: tf2onnx has none
         if self.epsilon_inside_sqrt:
-            sigma = ops.sqrt(variance + factor * self.epsilon)
+            scale = gamma * ops.rsqrt(squares + epsilon)
         else:
-            sigma = ops.sqrt(variance) + factor**0.5 * self.epsilon
-        return ops.sigmoid(deviation * (gamma / sigma) + self.beta)
+            scale = gamma / (ops.sqrt(squares) + epsilon)
+        return ops.reshape(ops.sigmoid(deviation * scale + self.beta), (-1, 1, 1, context.shape[1]))
 
     def call(self, h):
         """The convolution's output, or h, times the gate."""
@@ -145,6 +166,11 @@ class DeployAttention(layers.Layer):
 
 class LiteAttention(DeployAttention):
     """The same in operations that LiteRT's CPU delegate computes faster."""
+
+    @classmethod
+    def takes(cls, kernel, output_shape):
+        """A convolution to more channels in any case."""
+        return kernel.shape[0] < kernel.shape[1]
 
     def channel_mean(self, h):
         """As a convolution in any case."""
@@ -178,7 +204,9 @@ class IntegerSafeAttention(LiteAttention):
         if self.kernel is not None:
             context = convolve(context, self.kernel) + total * self.bias
         channels = context.shape[3]
-        factor, gamma = self.population_scales(channels)
+        # The mean of squares, because their sum would need more steps of 1/256 than int8 has.
+        factor = (channels - 1) / channels if self.unbiased else 1.0
+        gamma = self.gamma * factor**0.5
         deviation = context - ops.mean(context, axis=3, keepdims=True)
         # Not ops.square: the converter would make it SQUARED_DIFFERENCE, which has no 16-bit form.
         variance = ops.mean(deviation * deviation, axis=3, keepdims=True)

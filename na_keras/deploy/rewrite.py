@@ -5,7 +5,10 @@ float32       whatever the training policy was: a mixed-precision graph does not
 batch norm    folded into the convolution before it
 NA            in the form that suits what runs it, and in ResNets computed from the narrow tensor before a block's
               last convolution; see attention_forms.py
+SE, ECA       in float from that narrow tensor too; see mean_gates.py
 """
+
+import functools
 
 import keras
 import numpy as np
@@ -13,6 +16,7 @@ from keras import layers
 
 from na_keras import NormalizationAttention
 from na_keras.deploy.attention_forms import FORMS, check_integer_safe, has_form
+from na_keras.deploy.mean_gates import MEAN_GATES
 from na_keras.graph.calls import calls_of, checked_functional, fresh_inputs, nested_model, run_graph
 from na_keras.graph.copying import copy_layer, copy_model, copy_state
 
@@ -133,19 +137,37 @@ class Replacements:
         kernel, bias = folded(convolution, norm.operation)
         self.dropped.add(id(norm.operation))
         self.counts["batch_norm_folded"] += 1
-        attention = self.only_follower(norm, NormalizationAttention, once)
         pointwise = type(convolution) is layers.Conv2D and kernel.shape[:2] == convolution.strides == (1, 1)
-        if attention is not None and has_form(attention.operation) and pointwise and convolution.groups == 1:
-            if kernel.shape[2] < kernel.shape[3]:
-                self.replaced[id(convolution)] = self.form(attention.operation, (kernel[0, 0], bias))
-                self.dropped.add(id(attention.operation))
-                self.counts["attention"] += 1
-                self.counts["attention_projected"] += 1
+        if pointwise and convolution.groups == 1 and channel_axis == 3:
+            attention = self.attention_after(norm, kernel[0, 0], call.outputs[0].shape, once)
+            if attention is not None:
+                self.replaced[id(convolution)] = attention(convolution=(kernel[0, 0], bias))
                 return
         with_bias = type(convolution).from_config({**convolution.get_config(), "use_bias": True})
         with_bias.build(call.inputs[0].shape)
         with_bias.set_weights([kernel, bias])
         self.replaced[id(convolution)] = with_bias
+
+    def attention_after(self, norm, kernel, shape, once):
+        """Its form that takes the convolution in, function of `convolution`, where that saves work; else None.
+
+        Args:
+            norm: call of the batch norm.
+            kernel, shape: of the convolution before, (c, filters), and of what it makes.
+        """
+        if (call := self.only_follower(norm, NormalizationAttention, once)) is not None:
+            form, fits = self.form, has_form(call.operation) and self.form.takes(kernel, shape)
+        else:
+            kinds = MEAN_GATES if self.form is not FORMS["integer_safe"] else {}
+            found = [(self.only_follower(norm, kind, once), form) for kind, form in kinds.items()]
+            call, form = next(((call, form) for call, form in found if call is not None), (None, None))
+            fits = call is not None and form.takes(call.operation, kernel, shape)
+        if not fits:
+            return None
+        self.dropped.add(id(call.operation))
+        self.counts["attention"] += 1
+        self.counts["attention_projected"] += 1
+        return functools.partial(form, call.operation)
 
     def plan_attention(self, attention):
         """Puts the deploy form in the place of a NA layer."""

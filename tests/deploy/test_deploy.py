@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras import layers
 from weights_that_matter import make_every_weight_matter, photographs
 
-from na_keras import MobileNetV2, NormalizationAttention, ResNet50
+from na_keras import EfficientChannelAttention, MobileNetV2, NormalizationAttention, ResNet50, SqueezeExcite
 from na_keras.deploy import attention_forms, rewrite
 
 FLOAT_TOLERANCE = 1e-4  # of the largest logit: float32 programs of 50 layers that add up in another order
@@ -22,7 +22,8 @@ def assert_equal(copy, model, images, tolerance):
 
 @pytest.mark.parametrize(
     "build, folded, attention, projected",
-    [(ResNet50, 53, 16, 16), (MobileNetV2, 52, 17, 0)],
+    # In TensorFlow the last two stages' maps, 8 x 8 and 4 x 4, are smaller than the kernels before them.
+    [(ResNet50, 53, 16, {"tensorflow": 7}), (MobileNetV2, 52, 17, dict.fromkeys(attention_forms.FORMS, 0))],
     ids=["resnet", "mobilenet"],
 )
 def test_the_networks_in_deploy_form_give_the_same_logits(build, folded, attention, projected):
@@ -31,7 +32,8 @@ def test_the_networks_in_deploy_form_give_the_same_logits(build, folded, attenti
     make_every_weight_matter(model, images)
     for form in attention_forms.FORMS:
         copy, counts = rewrite.deploy_copy(model, form)
-        assert counts == {"batch_norm_folded": folded, "attention": attention, "attention_projected": projected}
+        assert counts.pop("attention_projected") == projected.get(form, attention)
+        assert counts == {"batch_norm_folded": folded, "attention": attention}
         assert not any(isinstance(layer, layers.BatchNormalization | NormalizationAttention) for layer in copy.layers)
         assert_equal(copy, model, images, INTEGER_SAFE_TOLERANCE if form == "integer_safe" else FLOAT_TOLERANCE)
 
@@ -82,6 +84,36 @@ def test_every_option_of_na_that_has_a_form(settings):
     if settings.get("epsilon") is None or settings.get("epsilon_inside_sqrt"):  # else epsilon is not small, and moves
         copy, _ = rewrite.deploy_copy(model, "integer_safe")
         assert_equal(copy, model, images, INTEGER_SAFE_TOLERANCE)
+
+
+@pytest.mark.parametrize("kind", [SqueezeExcite, EfficientChannelAttention])
+@pytest.mark.parametrize("size", [None, 12], ids=["open", "12"])
+def test_se_and_eca_behind_a_widening_convolution_read_its_input(kind, size):
+    """In float; the integer form is the layer as it is, and so is one whose convolution makes fewer channels."""
+    image = keras.Input((size, size, 16))
+    x = layers.ReLU()(kind(name="wide")(layers.BatchNormalization()(layers.Conv2D(64, 1)(image))))
+    x = kind(name="narrow")(layers.BatchNormalization()(layers.Conv2D(32, 1, use_bias=False)(x)))
+    model = keras.Model(image, x)
+    images = np.random.default_rng(0).normal(1, 1, (4, 12, 12, 16)).astype("float32")
+    make_every_weight_matter(model, images)
+    for form in attention_forms.FORMS:
+        copy, counts = rewrite.deploy_copy(model, form)
+        projected = int(form != "integer_safe")
+        assert counts == {"batch_norm_folded": 2, "attention": projected, "attention_projected": projected}
+        assert [type(layer) is kind for layer in copy.layers if "wide" in layer.name] == [not projected]
+        assert type(copy.get_layer("narrow")) is kind
+        assert_equal(copy, model, images, 1e-5)
+
+
+def test_a_quantized_se_keeps_its_weights():
+    image = keras.Input((6, 6, 16))
+    model = keras.Model(image, SqueezeExcite()(layers.BatchNormalization()(layers.Conv2D(64, 1)(image))))
+    for layer in (model.layers[-1].squeeze, model.layers[-1].excite):
+        layer.quantize("int8")
+    copy, counts = rewrite.deploy_copy(model)
+    assert counts == {"batch_norm_folded": 1, "attention": 0, "attention_projected": 0}
+    images = np.random.default_rng(0).normal(1, 1, (2, 6, 6, 16)).astype("float32")
+    np.testing.assert_allclose(copy(images), model(images), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("similarity", ["l1", "squared", "dot"])
