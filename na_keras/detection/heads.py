@@ -26,6 +26,13 @@ def normal(deviation):
     return {"class_name": "RandomNormal", "config": {"mean": 0.0, "stddev": deviation}}
 
 
+def tower(filters):
+    """The initialiser of 3x3 convolutions of so many filters: mmdetection's deviation .01 for 256, and for others what
+    gives their outputs the same variance. With .01, four convolutions of 64 filters leave 1/256 of it, and learn late.
+    """
+    return normal(0.01 * math.sqrt(256 / filters))
+
+
 def on_every_level(maps, layer):
     """{level: layer(map)}: the same layer, so the same weights."""
     return {level: layer(x) for level, x in maps.items()}
@@ -44,7 +51,7 @@ def retinanet_head(maps, classes, anchors=9, filters=256, convolutions=4, layers
     Returns:
         ({level: logits (b, h, w, anchors * classes)}, {level: boxes (b, h, w, anchors * 4)}).
     """
-    options = {"padding": "same", "kernel_initializer": normal(0.01)}
+    options = {"padding": "same", "kernel_initializer": tower(filters)}
     prior = {"class_name": "Constant", "config": {"value": -math.log((1 - PRIOR) / PRIOR)}}
     answers = []
     for name, outputs, bias in (("class", classes, prior), ("box", 4, "zeros")):
@@ -62,7 +69,7 @@ def proposal_head(maps, anchors=3, filters=256, layers=keras_layers):
 
     Arguments as of `retinanet_head`.
     """
-    initial = {"kernel_initializer": normal(0.01)}
+    initial = {"kernel_initializer": tower(filters)}
     x = on_every_level(maps, layers.Conv2D(filters, 3, padding="same", name="rpn_conv", **initial))
     x = on_every_level(x, layers.ReLU(name="rpn_relu"))
     return tuple(
