@@ -8,7 +8,7 @@
 The first form takes networks by name, ours and keras.applications.NAME, with random weights, or .keras and .h5 files
 with their own, puts modules in and exports them as export_model.py does; the others take what you have exported. Each
 line of the table is a median over rounds in which all networks of the same type and batch size took turns; ratios are
-to the first of them, within a round (latency/interleaved.py).
+to the first of them, within a round (na_keras/interleaved.py).
 
     keras        network(images) in a tf.function, without any deploy form
     savedmodel   the signature serving_default, loaded by tf.saved_model.load
@@ -26,7 +26,7 @@ from collections.abc import Callable
 from functools import partial
 
 import command_line
-from latency import artifacts, interleaved, report
+from latency import artifacts, report
 from latency.runtimes import RUNTIMES, TFLITE
 
 os.environ["KERAS_BACKEND"] = "tensorflow"  # the one whose exports are measured
@@ -151,6 +151,8 @@ def measure_group(group, candidates, rounds):
         A list with a Row for each. One that cannot be exported or run has a reason instead of numbers.
     """
     import keras
+
+    from na_keras import interleaved
 
     print(f"{group[0]}, {group[1]}, batch {group[2]}", flush=True)
     ready, failures = start(candidates)

@@ -18,6 +18,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 ARROWS = {
     "files": (),
     "text_table": (),
+    "interleaved": (),
     "layers": (),
     "optimizers": (),
     "graph": ("layers",),

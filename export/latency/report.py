@@ -4,9 +4,6 @@ import csv
 import dataclasses
 import datetime
 import importlib.metadata
-import os
-import pathlib
-import platform
 
 PACKAGES = ("tensorflow", "keras", "ai-edge-litert", "numpy")
 
@@ -94,16 +91,6 @@ def table(rows, size, style="plain"):
     return "\n".join([text_table(HEADER, [cells(row, rows, size) for row in rows], style), *failures])
 
 
-def processor():
-    """The CPU's name, as the system gives it."""
-    information = pathlib.Path("/proc/cpuinfo")
-    if information.exists():
-        for line in information.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
 def image_sizes(rows, size):
     """Pixels of the sides of the images that were measured, in order; `size` where nothing ran."""
     found = {row.side for row in rows if row.side is not None}
@@ -112,11 +99,12 @@ def image_sizes(rows, size):
 
 def circumstances(threads, rounds, sizes):
     """Machine, settings, versions and date, as one line; `sizes` as of `image_sizes`."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    from na_keras.interleaved import machine
+
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
     images = ", ".join(size.replace("x", " x ") if isinstance(size, str) else f"{size} x {size}" for size in sizes)
     return (
-        f"{processor()}, {cores} cores; TensorFlow on all of them, LiteRT on {threads}; "
+        f"{machine()}; TensorFlow on all of them, LiteRT on {threads}; "
         f"{rounds} rounds; images {images}; {versions}; {datetime.date.today()}"
     )
 

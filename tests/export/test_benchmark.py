@@ -15,8 +15,9 @@ from small_tflite import converted
 
 import benchmark
 import na_keras.models
-from latency import artifacts, interleaved, networks, report, runtimes
+from latency import artifacts, networks, report, runtimes
 from latency.report import Row
+from na_keras import interleaved
 from na_keras.layers import NormalizationAttention, get_attention
 
 

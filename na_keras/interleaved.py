@@ -6,6 +6,9 @@ result is the median of these ratios, with the quartiles as its spread.
 """
 
 import dataclasses
+import os
+import pathlib
+import platform
 import random
 import time
 
@@ -75,3 +78,14 @@ def summarise(seconds):
         low, ratio, high = np.percentile(np.array(values) / base, (25, 50, 75)).tolist()
         timings[name] = Timing(1000 * float(np.median(values)), ratio, low, high)
     return timings
+
+
+def machine():
+    """The CPU's name as the system gives it, and how many cores this process may use, as text."""
+    names = [platform.processor() or platform.machine()]
+    information = pathlib.Path("/proc/cpuinfo")
+    if information.exists():
+        lines = information.read_text().splitlines()
+        names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")] or names
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{names[0]}, {cores} cores"

@@ -1,0 +1,1 @@
+"""What step_cost.py measures, in processes of their own, and its report."""
