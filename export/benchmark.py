@@ -8,7 +8,9 @@
 The first form takes networks by name, ours and keras.applications.NAME, with random weights, or .keras and .h5 files
 with their own, puts modules in and exports them as export_model.py does; the others take what you have exported. Each
 line of the table is a median over rounds in which all networks of the same type and batch size took turns; ratios are
-to the first of them, within a round (na_keras/interleaved.py).
+to the first of them, within a round (na_keras/interleaved.py). The first is measured twice, which shows how much of a
+difference is chance. The spread is that of the rounds, quartiles; of several --processes it is the range of theirs,
+which says more: the same network twice is nearer to itself within one process than in two.
 
     keras        network(images) in a tf.function, without any deploy form
     savedmodel   the signature serving_default, loaded by tf.saved_model.load
@@ -20,6 +22,7 @@ to the first of them, within a round (na_keras/interleaved.py).
 import dataclasses
 import os
 import pathlib
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -61,12 +64,18 @@ def parse_arguments(argv):
     command_line.add_pixels_flag(add)
     command_line.add_import_flag(add)
     add("--rounds", type=int, default=25, help="(default: %(default)s)")
+    add(
+        "--processes",
+        type=int,
+        default=1,
+        help="fresh ones, one after the other, each with all rounds (default: %(default)s)",
+    )
     add("--threads", type=int, default=1, help="of LiteRT; TensorFlow uses all cores (default: %(default)s)")
     add("--workdir", type=command_line.path, help="keeps the exported networks for the next time")
     add("--output", type=command_line.path, metavar="FILE.png", help="a picture; needs matplotlib")
     add("--table", type=command_line.path, metavar="FILE.csv", help="everything measured")
     arguments = parser.parse_args(argv)
-    for flag in ("rounds", "threads", "size"):
+    for flag in ("rounds", "threads", "size", "processes"):
         if getattr(arguments, flag) < 1:
             parser.error(f"--{flag} must be at least 1. Received: {getattr(arguments, flag)}")
     if min(arguments.batch_size) < 1:
@@ -148,13 +157,16 @@ def measure_group(group, candidates, rounds):
         rounds: see interleaved.measure.
 
     Returns:
-        A list with a Row for each. One that cannot be exported or run has a reason instead of numbers.
+        A list with a Row for each, and after the first one for its null test. One that cannot be exported or run has a
+        reason instead of numbers.
     """
     import keras
 
     from na_keras import interleaved
 
     print(f"{group[0]}, {group[1]}, batch {group[2]}", flush=True)
+    first = candidates[0]
+    candidates = [first, dataclasses.replace(first, name=first.name + report.AGAIN), *candidates[1:]]
     ready, failures = start(candidates)
     timings = {}
     if candidates[0].name in ready:
@@ -226,7 +238,7 @@ def report_rows(rows, arguments):
 
     sizes = report.image_sizes(rows, arguments.size)
     size = sizes[0] if len(sizes) == 1 else None  # that the targets are for
-    about = report.circumstances(arguments.threads, arguments.rounds, sizes)
+    about = report.circumstances(arguments.threads, arguments.rounds, sizes, arguments.processes)
     print(f"\n{about}\n\n{report.table(rows, size)}\n")
     print(report.table(rows, size, "markdown"))
     for path, write in ((arguments.table, report.write_csv), (arguments.output, report.draw)):
@@ -234,7 +246,26 @@ def report_rows(rows, arguments):
             replace_file(path, partial(write, rows, size, about))
 
 
+def measure_in_processes(argv, arguments, folder):
+    """The rows of fresh processes of this program with the same arguments, combined."""
+    table, picture = folder / "process.csv", folder / "process.png"
+    command = [sys.executable, __file__, *argv, "--processes", "1", "--workdir", str(folder), "--table", str(table)]
+    command += ["--output", str(picture)] if arguments.output else []  # the one of argv is of all processes
+    processes = []
+    try:
+        for number in range(arguments.processes):
+            print(f"process {number + 1} of {arguments.processes}", flush=True)
+            if code := subprocess.run(command).returncode:
+                raise ValueError(f"process {number + 1} ended with {code}; what it wrote is above")
+            processes.append(report.read_csv(table))
+    finally:
+        for path in (table, picture):
+            artifacts.remove(path)
+    return report.combined(processes)
+
+
 def main(argv=None):
+    argv = sys.argv[1:] if argv is None else argv
     arguments = parse_arguments(argv)
     command_line.start_tensorflow("benchmark.py")
     rows = []
@@ -243,6 +274,9 @@ def main(argv=None):
         with tempfile.TemporaryDirectory() as temporary:
             folder = arguments.workdir or pathlib.Path(temporary)
             folder.mkdir(parents=True, exist_ok=True)
+            if arguments.processes > 1:
+                rows = measure_in_processes(argv, arguments, folder)
+                return rows
             given = arguments.saved_model or arguments.tflite
             for group, candidates in given_groups(arguments) if given else library_groups(arguments, folder):
                 rows += measure_group(group, candidates, arguments.rounds)

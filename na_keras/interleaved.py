@@ -80,6 +80,16 @@ def summarise(seconds):
     return timings
 
 
+def null_spread(low, high):
+    """How far a program's ratio to itself, measured as any other and between `low` and `high`, differs from 1."""
+    return max(abs(low - 1), abs(high - 1))
+
+
+def verdict(value, goal, spread):
+    """ "met" or "missed" where `value` differs from the goal by more than the `null_spread`, else "open"."""
+    return "met" if value + spread <= goal else "missed" if value - spread > goal else "open"
+
+
 def machine():
     """The CPU's name as the system gives it, and how many cores this process may use, as text."""
     names = [platform.processor() or platform.machine()]

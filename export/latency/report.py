@@ -4,22 +4,21 @@ import csv
 import dataclasses
 import datetime
 import importlib.metadata
+import statistics
 
 PACKAGES = ("tensorflow", "keras", "ai-edge-litert", "numpy")
 
 # (network, kind, batch): largest ratio of the network with NA to the one without, at 224 x 224 on a 2-core CPU.
-TARGETS = {
-    ("resnet50", "savedmodel", 8): 1.08,
-    ("resnet50", "savedmodel", 1): 1.12,
-    ("resnet50", "float32", 1): 1.05,
-    ("mobilenetv2", "float32", 1): 1.08,
-    ("resnet50", "int8", 1): 1.12,
-    ("mobilenetv2", "int8", 1): 1.20,
-    ("resnet50", "int8_float_gate", 1): 1.12,
-    ("mobilenetv2", "int8_float_gate", 1): 1.20,
+TARGETS = {("resnet50", "savedmodel", 1): 1.08, ("resnet50", "savedmodel", 8): 1.08}
+# (network, kind): how far that ratio may be above the one of the network with SE.
+SE_MARGINS = {
+    ("resnet50", "savedmodel"): 0.02,
+    ("mobilenetv2", "savedmodel"): 0.03,
+    ("resnet50", "float32"): 0.01,
+    ("mobilenetv2", "float32"): 0.02,
+    **{(network, kind): 0.03 for network in ("resnet50", "mobilenetv2") for kind in ("int8_float_gate", "int8")},
 }
-SE_MARGIN = 0.03  # how far above the network with SE, in every float row
-FLOAT_KINDS = ("keras", "savedmodel", "float32", "float16")
+AGAIN = " again"  # after the name of a group's first network, measured a second time: the null test
 TARGET_SIZE = 224
 
 
@@ -30,7 +29,8 @@ class Row:
     Attributes:
         model, kind, batch, attention: which; lines that agree in the first three were measured in turns.
         megabytes: size of the file or folder (Keras: of the weights), in 10^6 bytes.
-        milliseconds, ratio, low, high: see interleaved.Timing; None if it did not run.
+        milliseconds, ratio, low, high: see interleaved.Timing, and of several processes `combined`; None if it did not
+            run.
         failure: why it did not run, or "".
         side: pixels of its images' sides, "HEIGHTxWIDTH" where they are not square; None where it did not run.
     """
@@ -53,23 +53,45 @@ class Row:
         return self.model, self.kind, self.batch
 
 
+def combined(processes):
+    """The rows of several processes that measured the same, each a list, as one: medians, and the ratios' range."""
+    rows = []
+    for same in zip(*processes, strict=True):
+        ran = [row for row in same if row.ratio is not None]
+        ratios = [row.ratio for row in ran]
+        if len(ran) < len(same):
+            rows.append(next(row for row in same if row.ratio is None))
+            continue
+        milliseconds, ratio = statistics.median(row.milliseconds for row in ran), statistics.median(ratios)
+        rows.append(
+            dataclasses.replace(ran[0], milliseconds=milliseconds, ratio=ratio, low=min(ratios), high=max(ratios))
+        )
+    return rows
+
+
 def limits(row, rows, size):
-    """(target of a row, SE's ratio + .03); each None where there is none."""
+    """(target of a row, SE's ratio + its margin); each None where there is none."""
     if row.attention != "na" or size != TARGET_SIZE:
         return None, None
+    network = row.model.lower()
     beside = [other.ratio for other in rows if other.group == row.group and other.attention == "se"]
-    limit = beside[0] + SE_MARGIN if beside and beside[0] is not None and row.kind in FLOAT_KINDS else None
-    return TARGETS.get((row.model.lower(), row.kind, row.batch)), limit
+    margin = SE_MARGINS.get((network, row.kind))
+    limit = beside[0] + margin if beside and None not in (beside[0], margin) else None
+    return TARGETS.get((network, row.kind, row.batch)), limit
 
 
-def verdict(row, limit):
-    """A limit and whether the row keeps it, as text."""
-    if limit is None or row.ratio is None:
+def verdict(row, rows, limit):
+    """A limit and whether the row keeps it, as text; "open" where the null test of its group differs by more."""
+    from na_keras import interleaved
+
+    again = [other for other in rows if other.group == row.group and other.attention.endswith(AGAIN)]
+    spreads = [interleaved.null_spread(other.low, other.high) for other in again if other.ratio is not None]
+    if None in (limit, row.ratio) or not spreads:
         return ""
-    return f"{limit:.3f} {'met' if row.ratio <= limit else 'missed'}"
+    return f"{limit:.3f} {interleaved.verdict(row.ratio, limit, max(spreads))}"
 
 
-HEADER = ("network", "type", "batch", "attention", "MB", "ms", "ratio", "quartiles", "target", f"SE + {SE_MARGIN}")
+HEADER = ("network", "type", "batch", "attention", "MB", "ms", "ratio", "spread", "target", "SE and margin")
 
 
 def cells(row, rows, size):
@@ -78,9 +100,8 @@ def cells(row, rows, size):
     if row.failure:
         return [*first, "", "", "did not run", "", ""]
     target, limit = limits(row, rows, size)
-    quartiles = f"{row.low:.3f} .. {row.high:.3f}"
-    numbers = [f"{row.milliseconds:.2f}", f"{row.ratio:.3f}", quartiles]
-    return [*first, *numbers, verdict(row, target), verdict(row, limit)]
+    numbers = [f"{row.milliseconds:.2f}", f"{row.ratio:.3f}", f"{row.low:.3f} .. {row.high:.3f}"]
+    return [*first, *numbers, verdict(row, rows, target), verdict(row, rows, limit)]
 
 
 def table(rows, size, style="plain"):
@@ -97,15 +118,16 @@ def image_sizes(rows, size):
     return sorted(found, key=lambda side: (isinstance(side, str), side)) or [size]
 
 
-def circumstances(threads, rounds, sizes):
+def circumstances(threads, rounds, sizes, processes=1):
     """Machine, settings, versions and date, as one line; `sizes` as of `image_sizes`."""
-    from na_keras.interleaved import machine
+    from na_keras import interleaved
 
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
     images = ", ".join(size.replace("x", " x ") if isinstance(size, str) else f"{size} x {size}" for size in sizes)
+    repeats = f"{rounds} rounds" + (f" in each of {processes} processes" if processes > 1 else "")
     return (
-        f"{machine()}; TensorFlow on all of them, LiteRT on {threads}; "
-        f"{rounds} rounds; images {images}; {versions}; {datetime.date.today()}"
+        f"{interleaved.machine()}; TensorFlow on all of them, LiteRT on {threads}; "
+        f"{repeats}; images {images}; {versions}; {datetime.date.today()}"
     )
 
 
@@ -117,6 +139,22 @@ def write_csv(rows, size, about, path):
         writer.writerow([*fields, "target", "se_limit", "circumstances"])
         for row in rows:
             writer.writerow([*dataclasses.astuple(row), *limits(row, rows, size), about])
+
+
+def read_csv(path):
+    """The rows of a file that `write_csv` wrote."""
+    kinds = {"model": str, "kind": str, "attention": str, "failure": str, "batch": int}
+    with path.open(newline="", encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    rows = []
+    for line in lines:
+        fields = {field.name: line[field.name] for field in dataclasses.fields(Row)}
+        side = fields.pop("side")
+        values = {
+            name: kinds.get(name, float)(text) if text or name == "failure" else None for name, text in fields.items()
+        }
+        rows.append(Row(**values, side=int(side) if side.isdecimal() else side or None))
+    return rows
 
 
 def draw(rows, size, about, path):
@@ -141,7 +179,7 @@ def draw(rows, size, about, path):
         marked.add(row.attention)
         spread = [[row.ratio - row.low], [row.high - row.ratio]]
         axes.barh(place, row.ratio - 1, height, 1, xerr=spread, color=f"C{number}", ecolor="0.3", label=label)
-        for limit, style, name in zip(limits(row, rows, size), ("D", "|"), ("target", "SE + 0.03"), strict=True):
+        for limit, style, name in zip(limits(row, rows, size), ("D", "|"), ("target", "SE and margin"), strict=True):
             if limit is not None:
                 label = name if name not in marked else None
                 marked.add(name)
@@ -149,7 +187,7 @@ def draw(rows, size, about, path):
     axes.axvline(1, color="black", linewidth=1)
     axes.set_yticks(range(len(groups)), [f"{model} {kind}, batch {batch}" for model, kind, batch in groups])
     axes.invert_yaxis()
-    axes.set_xlabel("time / time of the first network of the row (median, quartiles)")
+    axes.set_xlabel("time / time of the first network of the row (median, and its spread)")
     axes.grid(alpha=0.3, axis="x")
     axes.set_axisbelow(True)
     if drawn:

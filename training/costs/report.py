@@ -67,8 +67,10 @@ def rows_of(measurement, engine, subject, modules, processes):
 
 def null_spread(rows):
     """The largest that a ratio of the base to itself differs from 1, in any process; None where it ran once."""
-    again = [row for row in rows if row.module.endswith(" again")]
-    return max(max(abs(row.low - 1), abs(row.high - 1)) for row in again) if again else None
+    from na_keras import interleaved
+
+    spreads = [interleaved.null_spread(row.low, row.high) for row in rows if row.module.endswith(" again")]
+    return max(spreads, default=None)
 
 
 def goal_of(row, rows):
@@ -85,11 +87,13 @@ def goal_of(row, rows):
 
 def verdict(row, rows):
     """A goal, and whether the row keeps it, as text; "open" where the null test differs by more than it does."""
+    from na_keras import interleaved
+
     found, spread = goal_of(row, rows), null_spread(rows)
     if found is None or spread is None:
         return ""
     goal, value = found
-    word = "met" if value + spread <= goal else "missed" if value - spread > goal else "open"
+    word = interleaved.verdict(value, goal, spread)
     name = f"{goal:.2f}" if row.group in GOALS else f"SE + {goal:.2f}"
     return f"{name} {word}"
 
