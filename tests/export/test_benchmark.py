@@ -210,6 +210,19 @@ def test_files_of_other_people_are_measured(tmp_path):
     assert rows[-1].megabytes == (tmp_path / "int8.tflite").stat().st_size / 1e6
 
 
+def test_processes_measure_the_same_one_after_the_other(tmp_path, capfd):
+    (file := tmp_path / "mine.tflite").write_bytes(converted("float32", negative=False))
+    arguments = ["--tflite", f"mine={file}", "--rounds", "1", "--processes", "2", "--table", str(tmp_path / "all.csv")]
+    rows = benchmark.main(arguments)
+    assert [row.attention for row in rows] == ["mine", "mine again"] and rows[1].low <= rows[1].ratio <= rows[1].high
+    assert report.read_csv(tmp_path / "all.csv") == rows
+    assert "1 rounds in each of 2 processes" in (tmp_path / "all.csv").read_text()
+    assert "process 2 of 2" in capfd.readouterr().out
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SystemExit, match="process 1 ended with 1; what it wrote is above"):
+        benchmark.main(["--saved-model", f"mine={tmp_path / 'empty'}", "--processes", "2"])
+
+
 def test_programs_compute_what_the_network_does(tmp_path):
     """A benchmark of something that does not run through would be fast."""
     network = tiny((32, 32, 3), "na")
