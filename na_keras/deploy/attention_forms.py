@@ -172,12 +172,6 @@ class LiteAttention(DeployAttention):
         """A convolution to more channels in any case."""
         return kernel.shape[0] < kernel.shape[1]
 
-    def channel_mean(self, h):
-        """As a convolution in any case."""
-        if self.kernel is not None:
-            return super().channel_mean(h)
-        return convolve(h, np.full((h.shape[3], 1), 1 / h.shape[3], "float32"))
-
     def weighted_mean(self, h, scores):
         """By a product on wide maps: packing them for the matrix product takes longer."""
         weights = ops.softmax(scores, axis=1)  # one operation; of five small ones each takes as long
@@ -188,6 +182,12 @@ class LiteAttention(DeployAttention):
 
 class IntegerSafeAttention(LiteAttention):
     """The same without softmax and division, for full int8; see the head of the file."""
+
+    def channel_mean(self, h):
+        """As a convolution in any case: in int8 the mean over the channels takes longer, in float less."""
+        if self.kernel is not None:
+            return super().channel_mean(h)
+        return convolve(h, np.full((h.shape[3], 1), 1 / h.shape[3], "float32"))
 
     def gate(self, h):
         """The factors of the channels: (b, 1, w, filters); repeated along the width, for then the product with x runs
