@@ -9,7 +9,9 @@ On JAX and PyTorch they are plain operations: XLA makes one pass of them by itse
 cost jax.jvp and jax.hessian.
 
 Sums over positions with weights are matrix products on TensorFlow, which write no map. Accelerators may round the
-operands of those (TensorFloat-32: to 10 bits), as they do in every convolution of the network.
+operands of those (TensorFloat-32: to 10 bits), as they do in every convolution of the network. Of NA's gate, on random
+maps from 112 x 112 x 16 to 7 x 7 x 2048 in NumPy, that is 1e-6 to 6e-5; the same rounding in the 1x1 convolution before
+it moves the gate by 1e-4 to 1.7e-4.
 """
 
 import keras
