@@ -168,18 +168,22 @@ def measure_group(group, candidates, rounds):
     first = candidates[0]
     candidates = [first, dataclasses.replace(first, name=first.name + report.AGAIN), *candidates[1:]]
     ready, failures = start(candidates)
-    timings = {}
+    timings, seconds = {}, {}
     if candidates[0].name in ready:
         # A log gets one line, a terminal a bar that moves.
         bar = keras.utils.Progbar(rounds, unit_name="round", verbose=1 if sys.stdout.isatty() else 2)
-        timings = interleaved.summarise(interleaved.measure(ready, rounds, progress=bar.update))
+        seconds = interleaved.measure(ready, rounds, progress=bar.update)
+        timings = interleaved.summarise(seconds)
     rows = []
     for candidate in candidates:
         name, failure = candidate.name, failures.get(candidate.name)
         side = getattr(ready.get(name), "side", None)
         row = report.Row(*group, name, 0.0 if failure else candidate.megabytes(), side=side)
         if name in timings:
-            rows.append(dataclasses.replace(row, **dataclasses.asdict(timings[name])))
+            beside = (
+                interleaved.difference(*(seconds[k] for k in (name, "se", first.name))) if "se" in seconds else None
+            )
+            rows.append(dataclasses.replace(row, **dataclasses.asdict(timings[name]), beside_se=beside))
         else:
             failure = failure or "the network that it is compared with does not run"
             rows.append(dataclasses.replace(row, failure=failure))

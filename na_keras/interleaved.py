@@ -80,6 +80,17 @@ def summarise(seconds):
     return timings
 
 
+def difference(seconds, other, base):
+    """How much longer a program takes than another, as a part of the base's time in the same round: the median.
+
+    The difference of two medians of ratios would have the chance of both, and of rounds in which only one was slow.
+
+    Args:
+        seconds, other, base: of the two programs and of the base, one number a round.
+    """
+    return float(np.median((np.array(seconds) - np.array(other)) / np.array(base)))
+
+
 def null_spread(low, high):
     """How far a program's ratio to itself, measured as any other and between `low` and `high`, differs from 1."""
     return max(abs(low - 1), abs(high - 1))

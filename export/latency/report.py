@@ -32,6 +32,7 @@ class Row:
         milliseconds, ratio, low, high: see interleaved.Timing, and of several processes `combined`; None if it did not
             run.
         failure: why it did not run, or "".
+        beside_se: the ratio less the one of "se" in the same round, the median; None without both.
         side: pixels of its images' sides, "HEIGHTxWIDTH" where they are not square; None where it did not run.
     """
 
@@ -46,6 +47,7 @@ class Row:
     high: float | None = None
     failure: str = ""
     side: int | str | None = None
+    beside_se: float | None = None
 
     @property
     def group(self):
@@ -63,35 +65,34 @@ def combined(processes):
             rows.append(next(row for row in same if row.ratio is None))
             continue
         milliseconds, ratio = statistics.median(row.milliseconds for row in ran), statistics.median(ratios)
-        rows.append(
-            dataclasses.replace(ran[0], milliseconds=milliseconds, ratio=ratio, low=min(ratios), high=max(ratios))
-        )
+        beside = [row.beside_se for row in ran if row.beside_se is not None]
+        combined = {"milliseconds": milliseconds, "ratio": ratio, "low": min(ratios), "high": max(ratios)}
+        combined["beside_se"] = statistics.median(beside) if beside else None
+        rows.append(dataclasses.replace(ran[0], **combined))
     return rows
 
 
-def limits(row, rows, size):
-    """(target of a row, SE's ratio + its margin); each None where there is none."""
+def limits(row, size):
+    """(target of a row, the most that it may be above SE); each None where there is none."""
     if row.attention != "na" or size != TARGET_SIZE:
         return None, None
     network = row.model.lower()
-    beside = [other.ratio for other in rows if other.group == row.group and other.attention == "se"]
-    margin = SE_MARGINS.get((network, row.kind))
-    limit = beside[0] + margin if beside and None not in (beside[0], margin) else None
-    return TARGETS.get((network, row.kind, row.batch)), limit
+    margin = None if row.beside_se is None else SE_MARGINS.get((network, row.kind))
+    return TARGETS.get((network, row.kind, row.batch)), margin
 
 
-def verdict(row, rows, limit):
-    """A limit and whether the row keeps it, as text; "open" where the null test of its group differs by more."""
+def verdict(row, rows, value, limit):
+    """A limit and whether the value keeps it, as text; "open" where the null test of its group differs by more."""
     from na_keras import interleaved
 
     again = [other for other in rows if other.group == row.group and other.attention.endswith(AGAIN)]
     spreads = [interleaved.null_spread(other.low, other.high) for other in again if other.ratio is not None]
-    if None in (limit, row.ratio) or not spreads:
+    if None in (limit, value) or not spreads:
         return ""
-    return f"{limit:.3f} {interleaved.verdict(row.ratio, limit, max(spreads))}"
+    return f"{limit:.2f} {interleaved.verdict(value, limit, max(spreads))}"
 
 
-HEADER = ("network", "type", "batch", "attention", "MB", "ms", "ratio", "spread", "target", "SE and margin")
+HEADER = ("network", "type", "batch", "attention", "MB", "ms", "ratio", "spread", "target", "above SE")
 
 
 def cells(row, rows, size):
@@ -99,9 +100,12 @@ def cells(row, rows, size):
     first = [row.model, row.kind, row.batch, row.attention, f"{row.megabytes:.2f}"]
     if row.failure:
         return [*first, "", "", "did not run", "", ""]
-    target, limit = limits(row, rows, size)
+    target, margin = limits(row, size)
     numbers = [f"{row.milliseconds:.2f}", f"{row.ratio:.3f}", f"{row.low:.3f} .. {row.high:.3f}"]
-    return [*first, *numbers, verdict(row, rows, target), verdict(row, rows, limit)]
+    above = verdict(row, rows, row.beside_se, margin)
+    if row.beside_se is not None and row.attention not in ("se", rows[0].attention):
+        above = f"{row.beside_se:+.3f} {above}".rstrip()
+    return [*first, *numbers, verdict(row, rows, row.ratio, target), above]
 
 
 def table(rows, size, style="plain"):
@@ -136,9 +140,9 @@ def write_csv(rows, size, about, path):
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         fields = [field.name for field in dataclasses.fields(Row)]
-        writer.writerow([*fields, "target", "se_limit", "circumstances"])
+        writer.writerow([*fields, "target", "se_margin", "circumstances"])
         for row in rows:
-            writer.writerow([*dataclasses.astuple(row), *limits(row, rows, size), about])
+            writer.writerow([*dataclasses.astuple(row), *limits(row, size), about])
 
 
 def read_csv(path):
@@ -148,7 +152,7 @@ def read_csv(path):
         lines = list(csv.DictReader(file))
     rows = []
     for line in lines:
-        fields = {field.name: line[field.name] for field in dataclasses.fields(Row)}
+        fields = {field.name: line.get(field.name, "") for field in dataclasses.fields(Row)}
         side = fields.pop("side")
         values = {
             name: kinds.get(name, float)(text) if text or name == "failure" else None for name, text in fields.items()
@@ -179,7 +183,9 @@ def draw(rows, size, about, path):
         marked.add(row.attention)
         spread = [[row.ratio - row.low], [row.high - row.ratio]]
         axes.barh(place, row.ratio - 1, height, 1, xerr=spread, color=f"C{number}", ecolor="0.3", label=label)
-        for limit, style, name in zip(limits(row, rows, size), ("D", "|"), ("target", "SE and margin"), strict=True):
+        target, margin = limits(row, size)
+        places = target, None if margin is None else row.ratio - row.beside_se + margin
+        for limit, style, name in zip(places, ("D", "|"), ("target", "SE and margin"), strict=True):
             if limit is not None:
                 label = name if name not in marked else None
                 marked.add(name)

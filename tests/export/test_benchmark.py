@@ -82,8 +82,9 @@ def test_median_and_quartiles():
         interleaved.measure({"none": lambda: None}, 0)
 
 
-def row(attention, ratio, model="resnet50", kind="savedmodel", batch=8):
-    return Row(model, kind, batch, attention, 1.0, 10 * ratio, ratio, ratio - 0.01, ratio + 0.01)
+def row(attention, ratio, beside_se=None, model="resnet50", kind="savedmodel", batch=8):
+    spread = {"low": ratio - 0.01, "high": ratio + 0.01}
+    return Row(model, kind, batch, attention, 1.0, 10 * ratio, ratio, **spread, beside_se=beside_se)
 
 
 def again(low, high, **of):
@@ -91,30 +92,38 @@ def again(low, high, **of):
 
 
 def test_targets_are_the_projects_and_only_for_what_they_were_set():
-    rows = [row("none", 1.0), again(0.995, 1.005), row("se", 1.02), row("na", 1.06)]
-    assert report.limits(rows[3], rows, 224) == (1.08, pytest.approx(1.04))
-    assert report.limits(rows[3], rows, 32) == report.limits(rows[2], rows, 224) == (None, None)
+    rows = [row("none", 1.0, -0.02), again(0.995, 1.005), row("se", 1.02, 0.0), row("na", 1.06, 0.041)]
+    assert report.limits(rows[3], 224) == (1.08, 0.02)
+    assert report.limits(rows[3], 32) == report.limits(rows[2], 224) == (None, None)
     mobile = {"model": "MobileNetV2", "kind": "int8", "batch": 1}
-    int8 = [row("none", 1.0, **mobile), again(0.98, 1.0, **mobile), row("se", 1.1, **mobile), row("na", 1.12, **mobile)]
-    assert report.limits(int8[3], rows + int8, 224) == (None, pytest.approx(1.13))
-    assert report.limits(rows[3], [rows[0], rows[3]], 224) == (1.08, None)
+    int8 = [row("none", 1.0, **mobile), again(0.98, 1.0, **mobile), row("na", 1.12, 0.02, **mobile)]
+    assert report.limits(int8[2], 224) == (None, 0.03)
+    assert report.limits(row("na", 1.06), 224) == (1.08, None)  # nothing beside it
     text = report.table(rows + int8, 224).splitlines()
-    assert "1.080 met" in text[4] and "1.040 missed" in text[4]
-    assert "1.130 open" in text[8]  # the same network differs by .02 from itself
+    assert "1.08 met" in text[4] and "+0.041 0.02 missed" in text[4]
+    assert "+0.020 0.03 open" in text[7]  # the same network differs by .02 from itself
     markdown = report.table(rows, 224, "markdown").splitlines()
     assert [cell.strip() for cell in markdown[5].split("|")[1:-1]] == [
-        *("resnet50", "savedmodel", "8", "na", "1.00", "10.60", "1.060", "1.050 .. 1.070", "1.080 met", "1.040 missed")
+        *("resnet50", "savedmodel", "8", "na", "1.00", "10.60", "1.060", "1.050 .. 1.070", "1.08 met"),
+        "+0.041 0.02 missed",
     ]
     assert {line.count("|") for line in markdown} == {11}
     without = [row for row in rows if not row.attention.endswith(report.AGAIN)]
     assert "met" not in report.table(without, 224) and "missed" not in report.table(without, 224)
 
 
+def test_a_difference_is_taken_round_by_round():
+    """A round in which the machine was half as fast changes nothing."""
+    base, se, na = [10.0, 20.0, 10.0], [11.0, 22.0, 11.0], [12.0, 24.0, 30.0]
+    assert interleaved.difference(na, se, base) == pytest.approx(0.1)
+
+
 def test_several_processes_give_the_median_and_the_range_of_theirs(tmp_path):
-    processes = [[row("none", 1.0), row("na", ratio)] for ratio in (1.3, 1.1, 1.2)]
+    processes = [[row("none", 1.0), row("na", ratio, ratio - 1.05)] for ratio in (1.3, 1.1, 1.2)]
     none, na = report.combined(processes)
     assert (none.ratio, none.low, none.high) == (1, 1, 1)
     assert (na.ratio, na.low, na.high, na.milliseconds) == (1.2, 1.1, 1.3, 12.0)
+    assert na.beside_se == pytest.approx(0.15) and none.beside_se is None
     failed = Row("resnet50", "savedmodel", 8, "na", 0.0, failure="no memory", side="24x40")
     assert report.combined([processes[0], [none, failed], processes[2]])[1] == failed
     report.write_csv([none, na, failed], 224, "here", tmp_path / "rows.csv")
@@ -163,6 +172,8 @@ def test_the_table_follows_from_the_seconds(tiny_network, tmp_path, monkeypatch,
         assert len(ratios) == 4 and min(seconds[row.attention]) > 0
         assert row.milliseconds == pytest.approx(1000 * np.median(seconds[row.attention]))
         assert (row.low, row.ratio, row.high) == pytest.approx(tuple(np.percentile(ratios, (25, 50, 75))))
+        above = (np.array(seconds[row.attention]) - seconds["se"]) / seconds["none"]
+        assert row.beside_se == pytest.approx(np.median(above))
 
     written = list(csv.DictReader(table.read_text().splitlines()))
     assert [float(line["ratio"]) for line in written] == [row.ratio for row in rows]

@@ -27,6 +27,7 @@ class Row:
         amount: median over the processes of milliseconds, or of megabytes.
         ratio: to the base: median over the processes of each one's median over its rounds.
         low, high: smallest and largest ratio of a process.
+        beside_se: the ratio less SE's, taken in each round; their medians as above. None without SE.
     """
 
     measurement: str
@@ -37,6 +38,7 @@ class Row:
     ratio: float
     low: float
     high: float
+    beside_se: float | None = None
 
     @property
     def group(self):
@@ -52,7 +54,10 @@ def rows_of(measurement, engine, subject, modules, processes):
         modules: names; the first is the base.
         processes: for each process, for each module, the seconds of each round; of "memory" one number of megabytes.
     """
+    from na_keras import interleaved
+
     unit, made = 1.0 if measurement == "memory" else 1000.0, []
+    se = modules.index("se") if "se" in modules else 0
     for index, module in enumerate(modules):
         amounts = [statistics.median(process[index]) for process in processes]
         ratios = [
@@ -61,7 +66,9 @@ def rows_of(measurement, engine, subject, modules, processes):
         ]
         again = " again" if module in modules[:index] else ""
         amount, ratio = unit * statistics.median(amounts), statistics.median(ratios)
-        made.append(Row(measurement, engine, subject, module + again, amount, ratio, min(ratios), max(ratios)))
+        differences = [interleaved.difference(process[index], process[se], process[0]) for process in processes if se]
+        beside = statistics.median(differences) if differences else None
+        made.append(Row(measurement, engine, subject, module + again, amount, ratio, min(ratios), max(ratios), beside))
     return made
 
 
@@ -79,9 +86,8 @@ def goal_of(row, rows):
         return None
     if row.group in GOALS and rows[0].module == "se":
         return GOALS[row.group], row.ratio
-    beside = [other.ratio for other in rows if other.module == "se"]
-    if row.group in MARGINS and beside:
-        return MARGINS[row.group], row.ratio - beside[0]
+    if row.group in MARGINS and row.beside_se is not None:
+        return MARGINS[row.group], row.beside_se
     return None
 
 
