@@ -236,13 +236,13 @@ def given_groups(arguments):
         yield ("given", "tflite", 1), candidates(arguments.tflite, TFLITE, 1)
 
 
-def report_rows(rows, arguments):
-    """Prints the table twice and writes the files that were asked for."""
+def report_rows(rows, arguments, processes):
+    """Prints the table twice and writes the files that were asked for. `processes`: how many measured."""
     from na_keras.files import replace_file
 
     sizes = report.image_sizes(rows, arguments.size)
     size = sizes[0] if len(sizes) == 1 else None  # that the targets are for
-    about = report.circumstances(arguments.threads, arguments.rounds, sizes, arguments.processes)
+    about = report.circumstances(arguments.threads, arguments.rounds, sizes, processes)
     print(f"\n{about}\n\n{report.table(rows, size)}\n")
     print(report.table(rows, size, "markdown"))
     for path, write in ((arguments.table, report.write_csv), (arguments.output, report.draw)):
@@ -251,7 +251,7 @@ def report_rows(rows, arguments):
 
 
 def measure_in_processes(argv, arguments, folder):
-    """The rows of fresh processes of this program with the same arguments, combined."""
+    """Yields, after each fresh process of this program with the same arguments, the rows of all so far, combined."""
     table, picture = folder / "process.csv", folder / "process.png"
     command = [sys.executable, __file__, *argv, "--processes", "1", "--workdir", str(folder), "--table", str(table)]
     command += ["--output", str(picture)] if arguments.output else []  # the one of argv is of all processes
@@ -262,24 +262,25 @@ def measure_in_processes(argv, arguments, folder):
             if code := subprocess.run(command).returncode:
                 raise ValueError(f"process {number + 1} ended with {code}; what it wrote is above")
             processes.append(report.read_csv(table))
+            yield report.combined(processes)
     finally:
         for path in (table, picture):
             artifacts.remove(path)
-    return report.combined(processes)
 
 
 def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
     arguments = parse_arguments(argv)
     command_line.start_tensorflow("benchmark.py")
-    rows = []
+    rows, processes = [], 1
     try:
         check(arguments)
         with tempfile.TemporaryDirectory() as temporary:
             folder = arguments.workdir or pathlib.Path(temporary)
             folder.mkdir(parents=True, exist_ok=True)
             if arguments.processes > 1:
-                rows = measure_in_processes(argv, arguments, folder)
+                for processes, rows in enumerate(measure_in_processes(argv, arguments, folder), start=1):  # noqa: B007
+                    pass
                 return rows
             given = arguments.saved_model or arguments.tflite
             for group, candidates in given_groups(arguments) if given else library_groups(arguments, folder):
@@ -288,7 +289,7 @@ def main(argv=None):
         sys.exit(f"benchmark.py: {error}")
     finally:
         if rows:  # also those of an hour that ended in Ctrl-C
-            report_rows(rows, arguments)
+            report_rows(rows, arguments, processes)
     return rows
 
 

@@ -16,10 +16,12 @@ PORTABLE = [
     "graph/test_grad_cam.py",
     "graph/test_insertion.py",
     "layers/test_layers_contract.py",
+    "layers/test_layers_gradients.py",
     "layers/test_layers_normalization_attention.py",
     "layers/test_layers_peers.py",
     "models/test_models.py",
     "models/test_optimizers.py",
+    "training/test_step_cost.py",
 ]
 # What another backend cannot get wrong by itself is left out: shapes, names, counts and messages; what one half
 # precision shows as well as the other; reading and writing weights of whole networks, which the contract shows layer by
@@ -38,6 +40,7 @@ LEFT_OUT = {
         " or uint8 or (training_expects and not (ResNet18 or MobileNetV2))"
     ),
     "test_optimizers": "refused or round_trip",
+    "test_step_cost": "not on_jax",
 }
 BACKENDS = ("jax", "torch")
 

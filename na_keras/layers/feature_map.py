@@ -41,9 +41,14 @@ def from_channels_last(x, data_format):
     return x if data_format == "channels_last" else ops.moveaxis(x, 3, 1)
 
 
+def statistics_dtype_of(x):
+    """float32, or float64 for an x of float64."""
+    return keras.backend.result_type(x.dtype, "float32")
+
+
 def for_statistics(x):
     """x in float32, or in float64 if it is."""
-    return ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
+    return ops.cast(x, statistics_dtype_of(x))
 
 
 def in_dtype_of(x, values):

@@ -27,6 +27,7 @@ from na_keras.layers.feature_map import (
     in_dtype_of,
     linear,
     softmax,
+    statistics_dtype_of,
     to_channels_last,
 )
 from na_keras.layers.gradients import by_hand, map_and_context, softmax_and_gradient
@@ -49,7 +50,7 @@ def layer_norm(x, weights):
 def map_and_vector(x, mask, squeeze, norm, excite, data_format="channels_last"):
     """x, to which the vector is to be added (gradients.py says why), and the vector; see `global_context_vector`."""
     if data_format == "channels_last" and by_hand(x):
-        scoring = [ops.cast(weight, for_statistics(x).dtype) for weight in mask]
+        scoring = [ops.cast(weight, statistics_dtype_of(x)) for weight in mask]
         x, context = map_and_context(x, softmax_and_gradient, scoring)
     else:
         positions = flatten_positions(to_channels_last(for_statistics(x), data_format))

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import importlib.util
+import pathlib
 import re
 import types
 
@@ -232,6 +233,24 @@ def test_processes_measure_the_same_one_after_the_other(tmp_path, capfd):
     (tmp_path / "empty").mkdir()
     with pytest.raises(SystemExit, match="process 1 ended with 1; what it wrote is above"):
         benchmark.main(["--saved-model", f"mine={tmp_path / 'empty'}", "--processes", "2"])
+
+
+def test_what_finished_processes_measured_is_reported_when_a_later_one_fails(tmp_path, monkeypatch):
+    def run(command):
+        path = pathlib.Path(command[command.index("--table", command.index("--workdir")) + 1])
+        if runs:
+            return types.SimpleNamespace(returncode=3)
+        runs.append(command)
+        report.write_csv([row("none", 1.0), row("na", 1.2)], 224, "process", path)
+        return types.SimpleNamespace(returncode=0)
+
+    runs, table = [], tmp_path / "all.csv"
+    monkeypatch.setattr(benchmark.subprocess, "run", run)
+    with pytest.raises(SystemExit, match="process 2 ended with 3"):
+        benchmark.main(["--kinds", "keras", "--processes", "3", "--table", str(table), "--workdir", str(tmp_path)])
+    assert [line.ratio for line in report.read_csv(table)] == [1.0, 1.2]
+    assert "processes" not in table.read_text()  # one has measured
+    assert not (tmp_path / "process.csv").exists()
 
 
 def test_programs_compute_what_the_network_does(tmp_path):

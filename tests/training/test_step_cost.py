@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import re
 
+import keras
 import numpy as np
 import pytest
 
@@ -79,6 +80,18 @@ def test_a_step_trains_the_network(xla):
     losses = [float(step()) for _ in range(4)]
     assert losses[-1] < losses[0]
     assert all((new != old).any() for new, old in zip(model.get_weights(), before, strict=True) if old.ndim == 4)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="runs there, in test_backends.py")
+def test_a_step_trains_the_network_on_jax():
+    image = keras.Input((8, 8, 3))
+    x = keras.layers.BatchNormalization()(keras.layers.Conv2D(4, 3)(image))
+    model = keras.Model(image, keras.layers.Dense(5)(keras.layers.GlobalAveragePooling2D()(x)))
+    engine = worker.OnJax(False)
+    step = engine.step(model, worker.random_numbers(2, 8, 8, 3), np.array([1, 2], "int32"))
+    losses = [float(step()) for _ in range(4)]
+    assert losses[-1] < losses[0]
+    assert engine.device() == "CPU" and engine.device_megabytes() is None and "JAX" in engine.versions()
 
 
 def test_the_memory_of_a_step_is_the_process_s_largest():
