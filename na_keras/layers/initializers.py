@@ -1,10 +1,11 @@
-"""Initial weights as PyTorch's reference programs draw them; layers and networks both take theirs from here."""
+"""Initial weights as PyTorch's reference programs draw them; layers and networks both take theirs from here.
 
-from keras.initializers import RandomUniform
+Configurations and not objects: any implementation of Keras' layers takes them, tf_keras too, and each layer makes an
+initializer with a seed of its own.
+"""
 
 # torch.nn.init.kaiming_normal_(mode="fan_out"), which the reference code gives every convolution: normal with variance
-# 2 / (k * k * outputs). Configurations and not objects: any implementation of Keras' layers takes them, tf_keras too,
-# and each layer makes an initializer with a seed of its own.
+# 2 / (k * k * outputs).
 KAIMING_NORMAL = {
     "class_name": "VarianceScaling",
     "config": {"scale": 2.0, "mode": "fan_out", "distribution": "untruncated_normal"},
@@ -19,4 +20,5 @@ KAIMING_NORMAL_FAN_IN = {
 
 def torch_linear(features):
     """torch.nn.Linear's default for weight and bias: uniform within 1 / sqrt(input features)."""
-    return RandomUniform(-(features**-0.5), features**-0.5)
+    limit = features**-0.5
+    return {"class_name": "RandomUniform", "config": {"minval": -limit, "maxval": limit}}

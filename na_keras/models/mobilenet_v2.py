@@ -11,7 +11,6 @@ The attention module stands after a block's last batch norm, in all 17 blocks, i
 from functools import partial
 
 from keras import layers as keras_layers
-from keras.initializers import RandomNormal, Zeros
 
 from na_keras.layers import (
     CBAM,
@@ -22,6 +21,7 @@ from na_keras.layers import (
     SqueezeExcite,
     property_of,
 )
+from na_keras.models.named_seeds import NamedSeedLayers
 from na_keras.models.shared import (
     ARGUMENTS,
     BlockOptions,
@@ -152,12 +152,14 @@ def mobilenet_v2(alpha, dropout_rate, **arguments):
         raise ValueError(f"alpha must be positive. Received: alpha={alpha}")
     image, x = image_input(arguments)
     factory, synchronized = arguments.attention_factory(ATTENTION_SETTINGS), arguments.synchronized_batch_norm
-    x = mobilenet_v2_stages(x, alpha, factory, synchronized=synchronized)["C5"]
-    options, names = BlockOptions(synchronized=synchronized), names_of("Conv_1", "Conv_1_bn")
+    layers = NamedSeedLayers(keras_layers)
+    x = mobilenet_v2_stages(x, alpha, factory, layers, synchronized)["C5"]
+    options, names = BlockOptions(layers=layers, synchronized=synchronized), names_of("Conv_1", "Conv_1_bn")
     x = convolution_norm(x, scaled(LAST, max(1.0, alpha)), 1, 1, names, options)
-    x = keras_layers.ReLU(6.0, name="out_relu")(x)
-    small = RandomNormal(stddev=0.01), Zeros()  # the authors' and torchvision's
-    x = classification_head(x, arguments, small, dropout_rate)
+    x = layers.ReLU(6.0, name="out_relu")(x)
+    # The authors' and torchvision's.
+    small = {"class_name": "RandomNormal", "config": {"stddev": 0.01}}, "zeros"
+    x = classification_head(x, arguments, small, layers, dropout_rate)
     rebuild = lambda changed: mobilenet_v2(alpha, dropout_rate, **vars(changed))  # noqa: E731
     return finish(image, x, arguments, "MobileNetV2", rebuild)
 

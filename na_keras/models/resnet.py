@@ -13,6 +13,7 @@ from keras import layers as keras_layers
 
 from na_keras.layers import property_of
 from na_keras.layers.initializers import torch_linear
+from na_keras.models.named_seeds import NamedSeedLayers
 from na_keras.models.shared import (
     BlockOptions,
     NetworkArguments,
@@ -135,9 +136,10 @@ def resnet(depth, arguments):
     """
     image, x = image_input(arguments)
     factory = arguments.attention_factory()
-    stages = resnet_stages(x, depth, factory, synchronized=arguments.synchronized_batch_norm)
-    channels = stages["C5"].shape[channel_axis()]
-    x = classification_head(stages["C5"], arguments, (torch_linear(channels), torch_linear(channels)))
+    layers = NamedSeedLayers(keras_layers)
+    stages = resnet_stages(x, depth, factory, layers, arguments.synchronized_batch_norm)
+    initial = torch_linear(stages["C5"].shape[channel_axis()])
+    x = classification_head(stages["C5"], arguments, (initial, initial), layers)
     return finish(image, x, arguments, f"ResNet{depth}", lambda changed: resnet(depth, changed))
 
 

@@ -218,7 +218,7 @@ def image_input(arguments):
     return image, normalize(image)
 
 
-def classification_head(x, arguments, initializers, dropout_rate=0.0):
+def classification_head(x, arguments, initializers, layers, dropout_rate=0.0):
     """Global pooling, dropout and the classifier; or pooling alone, or nothing, as keras.applications does.
 
     The classifier computes in float32 whatever the policy: a softmax over 1000 classes in half precision loses
@@ -227,7 +227,8 @@ def classification_head(x, arguments, initializers, dropout_rate=0.0):
     Args:
         x: symbolic tensor (b, h, w, c).
         arguments: a `NetworkArguments`.
-        initializers: of the classifier's kernel and bias.
+        initializers: configurations of those of the classifier's kernel and bias.
+        layers: namespace to take layers from.
         dropout_rate: before the classifier; 0 makes no layer.
 
     Returns:
