@@ -44,7 +44,7 @@ BACKENDS_IN_FUNCTIONS["pretrained"] = {"h5py", "torch"}
 # Packages that not everyone has: imported inside functions, so that nobody needs them who does not call these.
 # flatbuffers is none of them: TensorFlow itself needs it.
 OPTIONAL = {
-    *("ai_edge_litert", "grpc", "jax", "matplotlib", "official", "onnxruntime", "openvino", "PIL", "sklearn"),
+    *("ai_edge_litert", "grpc", "jax", "matplotlib", "official", "onnxruntime", "openvino", "PIL", "scipy", "sklearn"),
     *("pycocotools", "tensorflow_datasets", "tensorflow_serving", "tf2onnx", "tf_keras", "torch"),
 }
 TENSORFLOW = {"keras", "numpy", "tensorflow", "flatbuffers"}

@@ -15,6 +15,7 @@ OTHER_TOOLS = {  # flags of docker, of tensorflow_model_server and of tfds, wher
 }
 # Files of the reference code, which headers cite without a folder.
 CITED = {"imagenet.py", "main_mobile.py", "resnet_na3.py", "resnet_na5.py"}
+WRITTEN = {"report.md"}  # by programs
 
 CONTINUED = re.compile(r"\\\n\s*")  # a command over two lines
 COMMAND = re.compile(r"\bpython3? (-m )?([\w./]+)([^`\n]*)")
@@ -141,7 +142,7 @@ def problems(text):
         if not (ROOT / path).exists():
             yield f"nothing at {path}"
     for name in FILE.findall(text):
-        ours = name.split("/")[0] in own_folders() if "/" in name else name not in CITED
+        ours = name.split("/")[0] in own_folders() if "/" in name else name not in CITED | WRITTEN
         if ours and not any(f"/{file}".endswith(f"/{name}") for file in repository_files()):
             yield f"no file {name}"
     if " " in text.strip():  # a flag alone is code

@@ -17,20 +17,16 @@ jit_compile) and jax; JAX takes a GPU if it has one.
 
 import argparse
 import datetime
-import json
 import os
-import pathlib
-import subprocess
 import sys
 from functools import partial
 
 import progress
 import terminal
 from costs import report
+from costs.processes import ENGINES, run_worker
 
-WORKER = pathlib.Path(__file__).parent / "costs" / "worker.py"
 WHAT = ("layer", "step", "memory")
-ENGINES = {"tensorflow": "tensorflow", "xla": "tensorflow", "jax": "jax"}  # and their Keras backend
 BATCHES = {"ResNet50": 8, "MobileNetV2": 16}  # of the goals; 8 for others
 SHAPES = ((8, 56, 56, 256), (8, 14, 14, 1024), (8, 112, 112, 16))  # of the goals
 
@@ -102,21 +98,6 @@ def jobs_of(arguments):
                 subject = f"{model}, {batch} at {arguments.size}"
                 network = {"model": model, "batch": batch, "size": arguments.size, "modules": [modules[0], *modules]}
                 yield subject, {**job, **network}
-
-
-def run_worker(job):
-    """What one process of costs/worker.py measured.
-
-    Raises:
-        RuntimeError: it failed; with the last line that it wrote.
-    """
-    environment = {**os.environ, "KERAS_BACKEND": ENGINES[job["engine"]]}
-    command = [sys.executable, str(WORKER), json.dumps(job)]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if result.returncode:
-        lines = result.stderr.strip().splitlines() or [f"ended with {result.returncode}"]
-        raise RuntimeError(f"{job['what']}, {job['engine']}: {lines[-1]}")
-    return json.loads(result.stdout.splitlines()[-1])
 
 
 def measure_group(job, processes):

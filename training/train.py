@@ -26,8 +26,10 @@ NEEDED_BY_DATASET = {"digits": ("sklearn",), "folder": (), "csv": ()}
 NEEDED_BY_TFDS = ("tensorflow_datasets",)
 
 
-def parse_arguments(argv):
+def parse_arguments(argv, allow_abbrev=True):
+    """The command line's. `allow_abbrev`: whether a flag may be shortened, as in argparse."""
     parser = terminal.make_parser(__doc__)
+    parser.allow_abbrev = allow_abbrev
     add, positive = parser.add_argument, terminal.at_least_one
     add("--recipe", default="digits-demo", help=f"one of {', '.join(recipes.RECIPES)} (default: %(default)s)")
     add("--run-dir", type=terminal.folder, help="folder of the run (default: a fresh one under runs/)")

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import datetime
 import importlib.metadata
+import itertools
 import statistics
 
 PACKAGES = ("tensorflow", "keras", "ai-edge-litert", "numpy")
@@ -20,6 +21,7 @@ SE_MARGINS = {
 }
 AGAIN = " again"  # after the name of a group's first network, measured a second time: the null test
 TARGET_SIZE = 224
+MOST_BARS = 10  # in one part of a picture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,42 +163,61 @@ def read_csv(path):
     return rows
 
 
-def draw(rows, size, about, path):
-    """Bars from 1, the network without attention, to each ratio, with quartiles; a mark for each target. PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+def parts_of(rows):
+    """Rows of a picture's parts: each of whole groups with at most MOST_BARS rows in all, or of one larger group."""
+    parts = [[]]
+    for _, group in itertools.groupby(rows, key=lambda row: row.group):
+        group = list(group)
+        if parts[-1] and len(parts[-1]) + len(group) > MOST_BARS:
+            parts.append([])
+        parts[-1] += group
+    return parts
 
-    drawn = [row for row in rows if row.ratio is not None]
-    base = {group: next(row.attention for row in rows if row.group == group) for group in {row.group for row in rows}}
-    drawn = [row for row in drawn if row.attention != base[row.group]]
-    names = list(dict.fromkeys(row.attention for row in drawn))
-    groups = list(dict.fromkeys(row.group for row in drawn))
-    figure = Figure(figsize=(8, 1.5 + 0.3 * len(drawn)), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    height = 0.8 / max(len(names), 1)
-    marked = set()
-    for row in drawn:
-        number = names.index(row.attention)
-        place = groups.index(row.group) + height * (number - (len(names) - 1) / 2)
-        label = row.attention if row.attention not in marked else None
-        marked.add(row.attention)
+
+def draw_part(axes, rows, names, size):
+    """A bar for each row, the row's group beside the first of it. Returns {text of the legend: what was drawn}."""
+    legend = {}
+    for place, row in enumerate(rows):
         spread = [[row.ratio - row.low], [row.high - row.ratio]]
-        axes.barh(place, row.ratio - 1, height, 1, xerr=spread, color=f"C{number}", ecolor="0.3", label=label)
+        color = f"C{names.index(row.attention)}"
+        legend[row.attention] = axes.barh(place, row.ratio - 1, 0.8, 1, xerr=spread, color=color, ecolor="0.3")
         target, margin = limits(row, size)
         places = target, None if margin is None else row.ratio - row.beside_se + margin
         for limit, style, name in zip(places, ("D", "|"), ("target", "SE and margin"), strict=True):
             if limit is not None:
-                label = name if name not in marked else None
-                marked.add(name)
-                axes.plot(limit, place, style, color="black", markersize=6 if style == "D" else 12, label=label)
-    axes.axvline(1, color="black", linewidth=1)
-    axes.set_yticks(range(len(groups)), [f"{model} {kind}, batch {batch}" for model, kind, batch in groups])
+                (legend[name],) = axes.plot(limit, place, style, color="black", markersize=6 if style == "D" else 12)
+    groups = [row.group for row in rows]
+    labels = [
+        f"{model} {kind}, batch {batch}" if groups.index((model, kind, batch)) == place else ""
+        for place, (model, kind, batch) in enumerate(groups)
+    ]
+    axes.set_yticks(range(len(rows)), labels, fontsize=8)
     axes.invert_yaxis()
-    axes.set_xlabel("time / time of the first network of the row (median, and its spread)")
+    axes.axvline(1, color="black", linewidth=1)
     axes.grid(alpha=0.3, axis="x")
     axes.set_axisbelow(True)
-    if drawn:
-        axes.legend(loc="best")
+    return legend
+
+
+def draw(rows, size, about, path):
+    """Bars from 1, the network without attention, to each ratio, with its spread and a mark for each target; ten at
+    most in each part. PNG.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    base = {row.group: row.attention for row in reversed(rows)}
+    drawn = [row for row in rows if row.ratio is not None and row.attention != base[row.group]]
+    names, parts = list(dict.fromkeys(row.attention for row in drawn)), parts_of(drawn)
+    figure = Figure(figsize=(8, 1 + sum(0.7 + 0.26 * len(part) for part in parts)), layout="constrained")
+    FigureCanvasAgg(figure)
+    heights = [max(len(part), 1) + 2 for part in parts]
+    all_axes = figure.subplots(len(parts), 1, squeeze=False, sharex=True, gridspec_kw={"height_ratios": heights})[:, 0]
+    legend = {}
+    for axes, part in zip(all_axes, parts, strict=True):
+        legend |= draw_part(axes, part, names, size)
+    if legend:
+        all_axes[0].legend(legend.values(), legend.keys(), loc="best", fontsize=8)
+    all_axes[-1].set_xlabel("time / time of the first network of the group (median, and its spread)")
     figure.suptitle(about.replace("; ", "\n", 2), fontsize=7)
     figure.savefig(path, dpi=120, format="png")

@@ -22,7 +22,8 @@ def tiny(input_shape, classes, classifier_activation, attention, synchronized_ba
     image = keras.Input(input_shape)
     x = keras.layers.Conv2D(filters, 3, 4, name="convolution")(keras.layers.Rescaling(1 / 255)(image))
     x = keras.layers.BatchNormalization(synchronized=synchronized_batch_norm)(x)
-    x = get_attention(attention, synchronized=synchronized_batch_norm)(name="attention")(x)
+    if attention is not None:
+        x = get_attention(attention, synchronized=synchronized_batch_norm)(name="attention")(x)
     x = keras.layers.Dropout(0.2)(keras.layers.GlobalAveragePooling2D()(keras.layers.ReLU()(x)))
     predictions = keras.layers.Dense(classes, classifier_activation, dtype="float32", name="predictions")
     return keras.Model(image, predictions(x), name="tiny")

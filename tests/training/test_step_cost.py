@@ -73,7 +73,7 @@ def test_the_program_measures_in_processes_of_their_own_and_writes_what_it_found
 @pytest.mark.parametrize("xla", [False, True])
 def test_a_step_trains_the_network(xla):
     """What is timed is a training step: the loss of the same batch falls, and the weights move."""
-    model = worker.make_model("ResNet18", "na", 32)
+    model = worker.make_model({"model": "ResNet18", "size": 32}, "na")
     before = model.get_weights()
     images = worker.random_numbers(2, 32, 32, 3)
     step = worker.OnTensorFlow(xla).step(model, images, np.array([1, 2], "int32"))
@@ -123,3 +123,22 @@ def test_a_failing_process_ends_the_program_with_its_last_line():
     job = {"what": "layer", "engine": "tensorflow", "shape": [1, 4, 4, 1], "modules": ["na"]}
     with pytest.raises(RuntimeError, match="layer, tensorflow: .*single channel"):
         step_cost.run_worker(job | {"precision": "float32", "rounds": 1})
+
+
+def test_an_answer_is_that_of_the_deployed_network():
+    job = {"what": "answer", "model": "ResNet18", "size": 32, "classes": 3, "modules": ["none", "se"], "rounds": 1}
+    answers = []
+    engine = worker.OnTensorFlow(False)
+    measured = engine.answer
+
+    def noted(model, images):
+        program = measured(model, images)
+        answers.append((program(), model(images, training=False)))
+        return program
+
+    engine.answer = noted
+    times = worker.measure(job, engine)["answer"]
+    assert len(times) == 2 and all(len(seconds) == 1 for seconds in times)
+    for answer, expected in answers:
+        np.testing.assert_allclose(answer, expected, atol=1e-5)  # probabilities
+        assert answer.shape == (1, 3)

@@ -1,4 +1,4 @@
-"""One process of step_cost.py: measures one group of programs in turns, and prints what it found as JSON.
+"""One process of step_cost.py or compare.py: measures one group of programs in turns, and prints what it found, JSON.
 
     KERAS_BACKEND=jax python training/costs/worker.py '{"what": "layer", "engine": "jax", "shape": [8, 56, 56, 256],
         "modules": ["se", "se", "na"], "precision": "float32", "rounds": 25}'
@@ -8,6 +8,10 @@ A group's programs are a list of modules, the first of which is the base; the sa
     layer    forward pass, and forward and backward pass, of one attention layer on a map of `shape`
     step     a training step of `model` with `batch` images of `size` pixels: forward, backward, SGD with momentum
     memory   the largest memory of the process after three such steps; there is one module then
+    answer   an image's answer by `model` in deploy form, as its SavedModel computes it (tensorflow only)
+
+What a job may also have: `network`, further fields of na_keras.networks.Network, of which `where` is of modules;
+`classes`, 1000 without it; `imports`, modules of the user's own.
 
 `engine` is tensorflow (a tf.function), xla (the same with jit_compile) or jax (jax.jit). Data are random.
 """
@@ -38,13 +42,17 @@ def make_layer(module, channels):
     return layer
 
 
-def make_model(name, module, size):
-    """A network of the library with fresh weights."""
-    from na_keras.networks import Network, build
+def make_model(job, module, activation=None):
+    """The network of a job with a module, with fresh weights."""
+    from na_keras.networks import Network, build, import_modules
 
+    import_modules(job.get("imports"))
     keras.utils.set_random_seed(0)
-    attention = None if module == "none" else module
-    return build(Network(name, attention), size=size, classes=CLASSES, activation=None)
+    attention, fields = module, dict(job.get("network", {}))
+    if module == "none":
+        attention = fields["where"] = None
+    network = Network(job["model"], attention, **fields)
+    return build(network, size=job["size"], classes=job.get("classes", CLASSES), activation=activation)
 
 
 class OnTensorFlow:
@@ -86,6 +94,14 @@ class OnTensorFlow:
 
         step = self.compile(step)
         return lambda: self.finish(step(images, labels))
+
+    def answer(self, model, images):
+        """An answer in deploy form, function without arguments."""
+        from na_keras.deploy import deploy_copy
+
+        (model, _), images = deploy_copy(model), self.tf.constant(images)
+        answer = self.compile(lambda images: model(images, training=False))
+        return lambda: self.finish(answer(images))
 
     def finish(self, output):
         """Waits for the device."""
@@ -182,8 +198,8 @@ ENGINES = {"tensorflow": OnTensorFlow, "xla": OnTensorFlow, "jax": OnJax}
 def step_program(engine, job, module):
     """The training step of a job with a module."""
     images = random_numbers(job["batch"], job["size"], job["size"], 3)
-    labels = np.random.default_rng(0).integers(0, CLASSES, job["batch"]).astype("int32")
-    return engine.step(make_model(job["model"], module, job["size"]), images, labels)
+    labels = np.random.default_rng(0).integers(0, job.get("classes", CLASSES), job["batch"]).astype("int32")
+    return engine.step(make_model(job, module), images, labels)
 
 
 def measure(job, engine):
@@ -202,6 +218,10 @@ def measure(job, engine):
     for module in job["modules"]:
         if job["what"] == "step":
             programs.setdefault("step", []).append(step_program(engine, job, module))
+            continue
+        if job["what"] == "answer":
+            model, image = make_model(job, module, "softmax"), random_numbers(1, job["size"], job["size"], 3)
+            programs.setdefault("answer", []).append(engine.answer(model, image))
             continue
         layer = make_layer(module, job["shape"][-1])
         pair = engine.layer(layer, random_numbers(*job["shape"]), random_numbers(*job["shape"], seed=1))
