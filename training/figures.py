@@ -235,7 +235,7 @@ def make_gates(arguments):
     gates = gates_of(model, images)
     if not gates:
         raise ValueError(f"{arguments.named[0][1]} holds no NormalizationAttention layer: there are no gates to show.")
-    title = f"gates of {name} over channels and {len(images)} images: median, quartiles, 5 to 95 %"
+    title = f"gates of {name} over channels and {len(images)} images:\nmedian, quartiles, 5 to 95 %"
     return gate_boxes(gates, title)
 
 

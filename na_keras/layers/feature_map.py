@@ -91,12 +91,15 @@ def standard_deviation(variance):
     return ops.sqrt(ops.maximum(variance, SMALLEST_VARIANCE))
 
 
-def sample_variance(x, axes):
-    """Variance over `axes`, kept with length 1, with divisor n - 1; of a single value it is 0."""
+def sample_variance(x, axes, mean=None):
+    """Variance over `axes`, kept with length 1, with divisor n - 1; of a single value it is 0. `mean`: if it is known,
+    with those axes.
+    """
     count = 1
     for axis in axes:
         count = count * ops.shape(x)[axis]
-    total = ops.sum(ops.square(x - ops.mean(x, axis=axes, keepdims=True)), axis=axes, keepdims=True)
+    mean = ops.mean(x, axis=axes, keepdims=True) if mean is None else mean
+    total = ops.sum(ops.square(x - mean), axis=axes, keepdims=True)
     return total / ops.cast(ops.maximum(count - 1, 1), x.dtype)
 
 

@@ -24,6 +24,7 @@ from na_keras.layers.feature_map import (
     for_statistics,
     in_dtype_of,
     mean_of_positions,
+    sample_variance,
     softmax,
 )
 
@@ -46,6 +47,34 @@ def map_and_mean(x, data_format):
             return of_map + in_dtype_of(x, for_all_positions(share, data_format))
 
         return (x, mean_of_positions(x, data_format)), gradient
+
+    return forward(ops.convert_to_tensor(x))
+
+
+def map_and_moments(x, data_format):
+    """x, and the mean and the sample variance over its positions, each (b, c) in float32 at least."""
+
+    def moments(x):
+        mean, (_, positions) = mean_of_positions(x, data_format), axes(data_format)
+        variance = sample_variance(for_statistics(x), positions, for_all_positions(mean, data_format))
+        return mean, ops.squeeze(variance, positions)
+
+    if not by_hand(x):
+        return x, *moments(x)
+
+    @ops.custom_gradient
+    def forward(x):
+        mean, variance = moments(x)
+
+        def gradient(of_map, of_mean, of_variance):
+            height, width = (ops.shape(x)[axis] for axis in axes(data_format)[1])
+            count = ops.cast(height * width, of_mean.dtype)
+            slope = 2 * of_variance / ops.maximum(count - 1, 1)
+            share = of_mean / count - slope * mean
+            slope, share = (for_all_positions(values, data_format) for values in (slope, share))
+            return of_map + in_dtype_of(x, for_statistics(x) * slope + share)
+
+        return (x, mean, variance), gradient
 
     return forward(ops.convert_to_tensor(x))
 

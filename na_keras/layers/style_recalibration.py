@@ -17,39 +17,42 @@ from keras import ops
 
 from na_keras.layers.feature_map import (
     FeatureMapLayer,
-    axes,
     check_positive_number,
     for_all_positions,
     for_statistics,
     in_dtype_of,
-    mean_of_positions,
-    sample_variance,
 )
+from na_keras.layers.gradients import map_and_moments
 
 
-def style_recalibration_gate(x, mean_weight, deviation_weight, norm, epsilon=1e-5, data_format="channels_last"):
-    """The gate of SRM, equations 1 to 6.
+def style_recalibration_gate(mean, variance, mean_weight, deviation_weight, norm, epsilon=1e-5):
+    """The gate of SRM, equations 2 to 6.
 
     Args:
-        x: floating tensor (b, h, w, c), or (b, c, h, w) with `data_format="channels_first"`; h and w may be unknown.
+        mean, variance: of the positions of each channel, tensors (b, c) of float32 or float64.
         mean_weight, deviation_weight: w of equation 4, tensors of shape (c,).
         norm: batch norm, a callable that keeps the shape (b, c).
-        epsilon, data_format: as in `StyleRecalibration`.
+        epsilon: as in `StyleRecalibration`.
 
     Returns:
-        Tensor (b, 1, 1, c) or (b, c, 1, 1), float32 (float64 for float64 x on TensorFlow), values in (0, 1).
+        Tensor (b, c), float32 (float64 for a float64 mean), values in (0, 1).
     """
-    mean, (_, positions) = mean_of_positions(x, data_format), axes(data_format)
-    variance = ops.squeeze(sample_variance(for_statistics(x), positions), positions)
-    deviation = ops.sqrt(variance + epsilon)  # (b, c), as the mean
+    deviation = ops.sqrt(variance + epsilon)
     style = ops.cast(mean_weight, mean.dtype) * mean + ops.cast(deviation_weight, mean.dtype) * deviation
-    return for_all_positions(ops.sigmoid(for_statistics(norm(style))), data_format)
+    return ops.sigmoid(for_statistics(norm(style)))
 
 
 def style_recalibration(x, mean_weight, deviation_weight, norm, epsilon=1e-5, data_format="channels_last"):
-    """SRM as a function: x times its gate, in the shape and dtype of x; arguments as `style_recalibration_gate`."""
-    gate = style_recalibration_gate(x, mean_weight, deviation_weight, norm, epsilon, data_format)
-    return x * in_dtype_of(x, gate)
+    """SRM as a function: x times its gate, in the shape and dtype of x.
+
+    Args:
+        x: floating tensor (b, h, w, c), or (b, c, h, w) with `data_format="channels_first"`; h and w may be unknown.
+        mean_weight, deviation_weight, norm: as of `style_recalibration_gate`.
+        epsilon, data_format: as in `StyleRecalibration`.
+    """
+    x, mean, variance = map_and_moments(x, data_format)
+    gate = style_recalibration_gate(mean, variance, mean_weight, deviation_weight, norm, epsilon)
+    return x * in_dtype_of(x, for_all_positions(gate, data_format))
 
 
 @keras.saving.register_keras_serializable(package="na_keras")

@@ -9,7 +9,7 @@ from na_keras.layers import get_attention, global_context, gradients, normalizat
 BACKEND = keras.backend.backend()
 on_tensorflow = pytest.mark.skipif(BACKEND != "tensorflow", reason="only there are they written by hand")
 on_jax = pytest.mark.skipif(BACKEND != "jax", reason="of JAX")
-MODULES = ("na", "na_mean", "se", "eca", "lct", "gc")
+MODULES = ("na", "na_mean", "se", "eca", "lct", "gc", "srm")
 SHAPE = (2, 5, 4, 32)
 
 
@@ -19,7 +19,8 @@ def layer_of(name):
     layer = get_attention(name)(dtype="float64" if BACKEND == "tensorflow" else "float32", **options)
     layer.build((None, *SHAPE[1:]))
     rng = np.random.default_rng(0)
-    layer.set_weights([rng.normal(0.5, 0.5, weight.shape) for weight in layer.weights])
+    values = [rng.normal(0.5, 0.5, weight.shape) for weight in layer.weights]  # a moving variance is positive
+    layer.set_weights([v if w.trainable else abs(v) for v, w in zip(values, layer.weights, strict=True)])
     return layer
 
 
