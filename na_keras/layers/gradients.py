@@ -79,6 +79,37 @@ def map_and_moments(x, data_format):
     return forward(ops.convert_to_tensor(x))
 
 
+def map_and_likeness(x):
+    """x, and the scalar product of each position with the mean of all, within each group of channels.
+
+    Args:
+        x: floating tensor (b, positions, groups, channels of a group).
+
+    Returns:
+        x, and the products (b, positions, groups) in float32 at least.
+    """
+
+    def likeness(x):
+        mean = ops.mean(for_statistics(x), axis=1, keepdims=True)
+        return mean, ops.sum(for_statistics(x) * mean, axis=3)
+
+    if not by_hand(x):
+        return x, likeness(x)[1]
+
+    @ops.custom_gradient
+    def forward(x):
+        mean, products = likeness(x)
+
+        def gradient(of_map, of_products):
+            of_products = ops.expand_dims(of_products, 3)
+            of_mean = ops.mean(for_statistics(x) * of_products, axis=1, keepdims=True)
+            return of_map + in_dtype_of(x, of_products * mean + of_mean)
+
+        return (x, products), gradient
+
+    return forward(ops.convert_to_tensor(x))
+
+
 def weighted_sum(positions, weights):
     """sum_i weights_i positions_i: of (b, n, c) and (b, n), (b, c)."""
     return ops.squeeze(ops.matmul(ops.expand_dims(weights, 1), positions), 1)

@@ -20,28 +20,27 @@ from na_keras.layers.feature_map import (
     check_groups,
     check_positive_integer,
     check_positive_number,
-    for_statistics,
     from_channels_last,
     in_dtype_of,
     sample_variance,
     standard_deviation,
     to_channels_last,
 )
+from na_keras.layers.gradients import map_and_likeness
 
 
-def spatial_group_gate(x, gamma, beta, epsilon=1e-5):
-    """The gate of the SGE module, equations 1 to 4.
+def spatial_group_gate(scores, gamma, beta, epsilon=1e-5):
+    """The gate of the SGE module, equations 3 and 4.
 
     Args:
-        x: float32 tensor (b, positions, groups, channels of a group).
+        scores: float32 tensor (b, positions, groups), of equations 1 and 2.
         gamma, beta: tensors of shape (groups,).
         epsilon: as in `SpatialGroupEnhance`.
 
     Returns:
-        Tensor (b, positions, groups) in the dtype of x, values in (0, 1).
+        Tensor of the shape and dtype of the scores, values in (0, 1).
     """
-    gamma, beta = ops.cast(gamma, x.dtype), ops.cast(beta, x.dtype)
-    scores = ops.sum(x * ops.mean(x, axis=1, keepdims=True), axis=3)  # eqs. 1, 2
+    gamma, beta = ops.cast(gamma, scores.dtype), ops.cast(beta, scores.dtype)
     deviation = scores - ops.mean(scores, axis=1, keepdims=True)
     normalized = deviation / (standard_deviation(sample_variance(scores, (1,))) + epsilon)
     return ops.sigmoid(gamma * normalized + beta)
@@ -58,7 +57,8 @@ def spatial_group_enhance(x, gamma, beta, epsilon=1e-5, data_format="channels_la
     last, groups = to_channels_last(x, data_format), gamma.shape[0]
     batch, height, width, channels = ops.shape(last)
     grouped = ops.reshape(last, (batch, height * width, groups, channels // groups))
-    gate = spatial_group_gate(for_statistics(grouped), gamma, beta, epsilon)
+    grouped, scores = map_and_likeness(grouped)  # eqs. 1, 2
+    gate = spatial_group_gate(scores, gamma, beta, epsilon)
     scaled = grouped * in_dtype_of(x, ops.expand_dims(gate, 3))
     return from_channels_last(ops.reshape(scaled, ops.shape(last)), data_format)
 

@@ -9,13 +9,13 @@ from na_keras.layers import get_attention, global_context, gradients, normalizat
 BACKEND = keras.backend.backend()
 on_tensorflow = pytest.mark.skipif(BACKEND != "tensorflow", reason="only there are they written by hand")
 on_jax = pytest.mark.skipif(BACKEND != "jax", reason="of JAX")
-MODULES = ("na", "na_mean", "se", "eca", "lct", "gc", "srm")
+MODULES = ("na", "na_mean", "se", "eca", "lct", "gc", "srm", "sge")
 SHAPE = (2, 5, 4, 32)
 
 
 def layer_of(name):
     """A built layer whose weights all matter, and its weights' values."""
-    options = {"groups": 8} if name == "lct" else {"reduction": 8} if name in ("se", "gc") else {}
+    options = {"groups": 8} if name in ("lct", "sge") else {"reduction": 8} if name in ("se", "gc") else {}
     layer = get_attention(name)(dtype="float64" if BACKEND == "tensorflow" else "float32", **options)
     layer.build((None, *SHAPE[1:]))
     rng = np.random.default_rng(0)
