@@ -1,7 +1,7 @@
 """Functional networks with attention: ResNet and MobileNetV2."""
 
 from na_keras.models.mobilenet_v2 import MobileNetV2, NAMobileNetV2
-from na_keras.models.resnet import NAResNet50, ResNet18, ResNet34, ResNet50, ResNet101, ResNet152
+from na_keras.models.resnet import NAResNet50, ResNet18, ResNet34, ResNet50, ResNet101, ResNet152, in_stages
 from na_keras.models.shared import decode_predictions, preprocess_input
 
 # name -> builder, for recipes and command lines. A network joins by a file of its own and a row here, if its builder
@@ -32,5 +32,6 @@ __all__ = [
     "ResNet34",
     "ResNet50",
     "decode_predictions",
+    "in_stages",
     "preprocess_input",
 ]

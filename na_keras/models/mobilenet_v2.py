@@ -95,8 +95,8 @@ def inverted_residual(x, expansion, filters, stride, name, options):
     x = convolution_norm(x, None, 3, stride, names_of(f"{name}_depthwise"), options)
     x = layers.ReLU(6.0, name=f"{name}_depthwise_relu")(x)
     x = convolution_norm(x, filters, 1, 1, names_of(f"{name}_project"), options)
-    if options.attention is not None:
-        x = options.attention(name=f"{name}_attention")(x)
+    if options.attention is not None and (module := options.attention(name=f"{name}_attention")) is not None:
+        x = module(x)
     if stride == 1 and shortcut.shape[channel_axis()] == filters:
         x = layers.Add(name=f"{name}_add")([shortcut, x])
     return x

@@ -11,7 +11,7 @@ The attention module stands after a block's last batch norm, before the addition
 
 from keras import layers as keras_layers
 
-from na_keras.layers import property_of
+from na_keras.layers import get_attention, property_of
 from na_keras.layers.initializers import torch_linear
 from na_keras.models.named_seeds import NamedSeedLayers
 from na_keras.models.shared import (
@@ -44,6 +44,34 @@ STAGES = (
 EXPANSION = 4  # output channels of a bottleneck block / its width
 
 
+def in_stages(attention, stages):
+    """Attention in the blocks of some of a ResNet's stages only, as mmdetection has GC in the last three.
+
+    >>> ResNet50(attention=in_stages("gc", (3, 4, 5)))
+
+    Args:
+        attention: a name in `na_keras.ATTENTION`, or a callable that takes `name=` and returns a layer.
+        stages: numbers of those with modules, 2 to 5.
+
+    Returns:
+        A callable for a ResNet's `attention=` that returns None for the blocks of the other stages.
+
+    Raises:
+        ValueError: other numbers, or none at all; an unknown name.
+    """
+    factory, numbers = get_attention(attention), range(2, 2 + len(STAGES))
+    if factory is None or not stages or not set(stages) <= set(numbers):
+        raise ValueError(f"in_stages takes attention and stages of 2, 3, 4, 5. Received: {attention!r}, {stages!r}")
+    beginnings = tuple(f"conv{number}_" for number in stages)
+
+    def attended(*, name, **arguments):
+        return factory(name=name, **arguments) if name.startswith(beginnings) else None
+
+    attended.replaces_convolution = property_of(factory, "replaces_convolution")
+    attended.has_batch_norm = property_of(factory, "has_batch_norm")
+    return attended
+
+
 def names_of(name):
     """Of the padding, the convolution and the batch norm."""
     return f"{name}_pad", f"{name}_conv", f"{name}_bn"
@@ -54,7 +82,8 @@ def residual_block(x, width, stride, bottleneck, name, options):
 
     Bottleneck: 1x1 to `width`, 3x3 with the stride, 1x1 to out = 4 * width; basic: two 3x3 of out = width, the
     first with the stride. Then attention, the shortcut's addition (projected where the shape changes), ReLU.
-    Attention that replaces the 3x3 convolution is called as attention(strides=..., name=...).
+    Attention that replaces the 3x3 convolution is called as attention(strides=..., name=...). Where it returns None
+    the block has none.
 
     Args:
         x: symbolic tensor (b, h, w, c).
@@ -77,14 +106,14 @@ def residual_block(x, width, stride, bottleneck, name, options):
         shortcut = convolution_norm(x, filters, 1, stride, names_of(f"{name}_0"), options)
     replaces = property_of(attention, "replaces_convolution")
     for order, (out, size, step) in enumerate(plan, start=1):
-        if size == 3 and replaces:
-            x = attention(strides=step, name=f"{name}_attention")(x)
+        if size == 3 and replaces and (module := attention(strides=step, name=f"{name}_attention")) is not None:
+            x = module(x)
             continue
         x = convolution_norm(x, out, size, step, names_of(f"{name}_{order}"), options)
         if order < len(plan):
             x = layers.ReLU(name=f"{name}_{order}_relu")(x)
-    if attention is not None and not replaces:
-        x = attention(name=f"{name}_attention")(x)
+    if attention is not None and not replaces and (module := attention(name=f"{name}_attention")) is not None:
+        x = module(x)
     x = layers.Add(name=f"{name}_add")([shortcut, x])
     return layers.ReLU(name=f"{name}_out")(x)
 

@@ -46,8 +46,8 @@ ARGUMENTS = {
     "classes": "number of classes.",
     "classifier_activation": '`"softmax"`, or None for logits.',
     "name": "name of the model.",
-    "attention": "None, a name in `na_keras.ATTENTION`, or a callable that takes `name=` and returns a layer; called "
-    "once per block.",
+    "attention": "None, a name in `na_keras.ATTENTION`, or a callable that takes `name=` and returns a layer, or None "
+    "for a block without; called once per block.",
     "include_preprocessing": "take RGB images with values 0..255 (uint8 too) and normalise them with ImageNet's mean "
     "and deviation in the graph. False: the input is normalised already.",
     "synchronized_batch_norm": "batch statistics over all replicas of a tf.distribute strategy (TensorFlow only); also "

@@ -20,6 +20,7 @@ from detection_engine import dataset, loop, network, recipes  # noqa: E402
 from engine import strategies  # noqa: E402
 from na_keras import ResNet18, to_torch_state_dict  # noqa: E402
 from na_keras.detection.model_garden import saved  # noqa: E402
+from na_keras.models import in_stages  # noqa: E402
 
 TINY = {"model": "ResNet18", "size": 48, "longer_size": 64, "filters": 8, "coarsest_level": 6, "batch_size": 1}
 TINY |= {"epochs": 3, "drop_epochs": (2,), "warmup_steps": 0, "learning_rate": 0.01, "flip": False}
@@ -194,6 +195,18 @@ def test_records_are_taken_as_they_are_or_written_where_it_is_said(data, tmp_pat
         dataset.ready_records(str(tmp_path / "records/*"), other)
 
 
+def test_a_classifier_with_attention_in_some_stages_becomes_the_backbone_that_has_it_there(data, tmp_path):
+    trained = ResNet18(classes=5, input_shape=(32, 32, 3), attention=in_stages("se", (5,)))
+    trained.save(tmp_path / "trained.keras")
+    fields = {"weights": str(tmp_path / "trained.keras"), "attention": "se"}
+    _, state, _ = make_state(data, tmp_path, **fields, attention_stages=(5,))
+    layers = [layer for layer in state.model.backbone.layers if layer.name.endswith("_attention")]
+    assert [layer.name for layer in layers] == ["conv5_block1_attention", "conv5_block2_attention"]
+    for layer in layers:
+        for one, other in zip(layer.get_weights(), trained.get_layer(layer.name).get_weights(), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
 @pytest.mark.parametrize("ending", [".weights.h5", ".npz"])
 def test_the_weights_of_a_backbone_come_from_files_of_all_kinds(classifier, ending, tmp_path):
     trained, path = keras.saving.load_model(classifier), tmp_path / f"trained{ending}"
@@ -241,8 +254,10 @@ def test_the_backbone_is_the_classifier_and_what_is_frozen_stays(data, classifie
 
 
 def test_cascade_rcnn_trains_its_three_heads(data, tmp_path):
-    fields = {"detector": "cascade_rcnn", "units": 8, "regions": 16, "attention": "gc"}
+    fields = {"detector": "cascade_rcnn", "units": 8, "regions": 16, "attention": "gc", "attention_stages": (4, 5)}
     _, state, _ = make_state(data, tmp_path, **fields)
+    modules = [layer.name for layer in state.model.backbone.layers if layer.name.endswith("_attention")]
+    assert modules == [f"conv{stage}_block{block}_attention" for stage in (4, 5) for block in (1, 2)]
     heads = [[weight.numpy() for weight in head.trainable_weights] for head in state.model.detection_head]
     losses = state.train_step()
     assert all(np.isfinite(value) for value in losses.values())
@@ -268,6 +283,8 @@ def test_the_smallest_anchors_are_32_pixels_unless_chosen(detector, strides):
         (["--recipe", "coco-paper"], "keeps parts of a trained backbone as they are, and there are no --weights"),
         (["--frozen-stages", "1"], "--frozen-stages has no effect without --weights"),
         (["--units", "9"], "--units has no effect without --detector=cascade_rcnn"),
+        (["--attention-stages", "3", "6"], "--attention-stages must be ascending numbers of 2 3 4 5. Received: 3 6"),
+        (["--attention", "none", "--attention-stages", "3"], "--attention-stages has no effect without --attention"),
         (["--attention", "cbam"], "A detector's backbone takes attention none, na, .*'cbam'"),
         (["--drop-epochs", "2"], "between 1 and 1, the run's last epoch but one. Received: 2"),
         (["--longer-size", "40"], "longer_size must be at least 48. Received: 40"),

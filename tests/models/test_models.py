@@ -18,7 +18,9 @@ from na_keras import (
     NormalizationAttention,
     ResNet18,
     ResNet50,
+    count_parameters,
 )
+from na_keras.models import in_stages, resnet
 from na_keras.models.mobilenet_v2 import mobilenet_v2_stages
 from na_keras.models.resnet import residual_block, resnet_stages
 from na_keras.models.shared import BlockOptions
@@ -343,6 +345,31 @@ def test_selective_kernels_replace_the_bottlenecks_3x3_convolution():
     narrow = functools.partial(na_keras.SelectiveKernel, reduction=32)
     model = ResNet50(input_shape=(64, 64, 3), attention=narrow, include_top=False)
     assert {layer.reduction for layer in model.layers if isinstance(layer, na_keras.SelectiveKernel)} == {32}
+
+
+def test_attention_in_some_stages_selective_kernels_too(monkeypatch):
+    monkeypatch.setitem(resnet.RESNET, 50, ((1, 1, 1, 1), True))
+    build = functools.partial(ResNet50, input_shape=(32, 32, 3), include_top=False)
+    for name, in_place_of in (("na", ()), ("sk", ("conv5_block1_2_pad", "conv5_block1_2_conv", "conv5_block1_2_bn"))):
+        model = build(attention=in_stages(name, (3, 5)))
+        names = [layer.name for layer in model.layers]
+        modules = [layer for layer in names if layer.endswith("_attention")]
+        assert modules == ["conv3_block1_attention", "conv5_block1_attention"]
+        assert "conv4_block1_2_conv" in names and not {*in_place_of} & {*names}
+    everywhere, plain = build(attention=in_stages("na", (2, 3, 4, 5))), build()
+    assert count_parameters(everywhere) == count_parameters(build(attention="na")) == count_parameters(plain) + 2 * 4
+
+
+@pytest.mark.parametrize(("attention", "stages"), [("na", ()), ("na", (1, 2)), ("na", (6,)), (None, (2,))])
+def test_stages_that_there_are_not_are_refused(attention, stages):
+    with pytest.raises(ValueError, match="takes attention and stages of 2, 3, 4, 5"):
+        in_stages(attention, stages)
+
+
+def test_a_factory_may_leave_blocks_out():
+    first = lambda name: NormalizationAttention(name=name) if "block_1_" in name else None  # noqa: E731
+    model = MobileNetV2(input_shape=(32, 32, 3), alpha=0.35, attention=first)
+    assert [layer.name for layer in model.layers if layer.name.endswith("attention")] == ["block_1_attention"]
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="Keras synchronises on TensorFlow only")

@@ -4,11 +4,11 @@ import keras
 import tf_keras
 
 from na_keras.detection.model_garden import configurations, saved
-from na_keras.models import MODELS
+from na_keras.models import MODELS, in_stages
 from na_keras.pretrained import Notes, open_weights, start
 
 # Fields of the recipe under the names that configurations.detection_task and its networks have for them.
-NETWORK = ("attention", "frozen_stages", "fixed_batch_norm", "filters")
+NETWORK = ("attention", "attention_stages", "frozen_stages", "fixed_batch_norm", "filters")
 OF_CASCADE = ("units", "regions")
 CHOSEN = ("coarsest_level", "anchor_size")  # where the recipe has a number, instead of the detector's own
 DATA = ("batch_size", "weight_decay", "flip")
@@ -56,12 +56,13 @@ class BackboneWeights:
         weights, build = open_weights(recipe.weights, recipe.model), MODELS[recipe.model]
         self.sha256 = weights.sha256
         keras.utils.set_random_seed(recipe.seed)  # of fresh attention modules
-        classifier = build(include_top=False, attention=recipe.attention)
+        attention = recipe.attention and in_stages(recipe.attention, recipe.attention_stages)
+        classifier = build(include_top=False, attention=attention)
 
         def twin(modules, classes):
             """Reads a file that has no names in it."""
             top = {"include_top": classes is not None, "classes": classes or 1}
-            return build(attention=recipe.attention if modules else None, **top)
+            return build(attention=attention if modules else None, **top)
 
         self.notes = Notes(start(classifier, weights, None, twin))
         self.arrays = {layer.name: layer.get_weights() for layer in classifier.layers if layer.weights}

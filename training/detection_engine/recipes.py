@@ -7,6 +7,7 @@ from recipe_fields import ON, check_effect, check_field, setting
 NETWORK, DATA = "network", "data"
 SCHEDULE, OPTIMIZER, VALIDATION = "learning rate and duration", "optimizer", "validation"
 SEEDS = (0, 2**31 - 1)
+STAGES = (2, 3, 4, 5)
 DETECTORS = ("retinanet", "cascade_rcnn")
 MODELS = ("ResNet18", "ResNet34", "ResNet50", "ResNet101", "ResNet152")
 RECIPES = ("coco-paper", "cells-demo")
@@ -27,6 +28,9 @@ class DetectionRecipe:
     model: str = setting(NETWORK, "the backbone, a network of this library", choices=MODELS)
     attention: str | None = setting(
         NETWORK, "attention module of the backbone: none, na, na_paper, na_mean, se or gc", check=check_attention
+    )
+    attention_stages: tuple[int, ...] = setting(
+        NETWORK, "the stages of the backbone that have modules, of 2 to 5", STAGES, needs=({"attention": ON},)
     )
     weights: str | None = setting(
         NETWORK,
@@ -164,6 +168,12 @@ def get_recipe(name, **overrides):
             check_field(field, recipe)
         if field.name in overrides:
             check_effect(field, recipe)
+    stages = recipe.attention_stages
+    if not stages or list(stages) != sorted({*stages} & {*STAGES}):
+        raise ValueError(
+            f"--attention-stages must be ascending numbers of {' '.join(map(str, STAGES))}. Received: "
+            f"{' '.join(map(str, stages)) or 'none'}"
+        )
     drops = recipe.drop_epochs
     if list(drops) != sorted({*drops}) or drops and not 1 <= drops[0] <= drops[-1] < recipe.epochs:
         raise ValueError(

@@ -25,12 +25,14 @@ class AttentionResNet(hyperparams.Config):
     Attributes:
         model_id: 18, 34, 50, 101 or 152.
         attention: None or a name in attention_layers.ATTENTION.
+        attention_stages: numbers of the stages that have it, of 2 to 5.
         frozen_stages: 1: stem and first stage keep their weights, as in mmdetection; 0: none.
         fixed_batch_norm: batch norm keeps its statistics in training, as mmdetection's `norm_eval`.
     """
 
     model_id: int = 50
     attention: str | None = "na"
+    attention_stages: tuple[int, ...] = (2, 3, 4, 5)
     frozen_stages: int = 1
     fixed_batch_norm: bool = True
 
@@ -52,8 +54,7 @@ def build_backbone(input_specs, backbone_config, norm_activation_config, l2_regu
     """For Model Garden's own detectors, whose pyramid and heads have batch norm."""
     options = backbone_config.get()
     layers = networks.RegularizedLayers(l2_regularizer, options.fixed_batch_norm)
-    shape = tuple(input_specs.shape[1:])
-    return networks.backbone(shape, options.attention, options.model_id, options.frozen_stages, layers)
+    return networks.backbone(tuple(input_specs.shape[1:]), options, layers)
 
 
 def retinanet_model(

@@ -44,10 +44,7 @@ def anchor_options(config):
 
 def make_backbone(config, layers):
     """The `att_resnet` of a model's configuration."""
-    options = config.backbone.get()
-    return networks.backbone(
-        tuple(config.input_size), options.attention, options.model_id, options.frozen_stages, layers
-    )
+    return networks.backbone(tuple(config.input_size), config.backbone.get(), layers)
 
 
 def fields(config, *names, **others):

@@ -28,7 +28,7 @@ from na_keras.deploy.tflite.kinds import TFLITE_KINDS
 from na_keras.deploy.tflite.splicing import spliced
 from na_keras.detection.feature_pyramid import feature_pyramid
 from na_keras.detection.heads import retinanet_head
-from na_keras.detection.model_garden import detectors, images, tasks
+from na_keras.detection.model_garden import detectors, images, networks, tasks
 from na_keras.detection.model_garden.inference import FOUND
 from na_keras.layers import NormalizationAttention, get_attention
 from na_keras.models.resnet import resnet_stages
@@ -73,7 +73,7 @@ def network_in_keras(detector):
     image = keras.Input(tuple(config.input_size), name="images")
     deviation = np.square(preprocess_ops.STDDEV_RGB)
     x = keras.layers.Normalization(mean=preprocess_ops.MEAN_RGB, variance=deviation, name="normalization")(image)
-    stages = resnet_stages(x, options.model_id, get_attention(options.attention))
+    stages = resnet_stages(x, options.model_id, networks.attended(get_attention, options))
     maps = feature_pyramid(stages, (config.min_level, config.max_level), config.decoder.get().num_filters)
     classes, boxes = retinanet_head(
         maps,

@@ -15,7 +15,7 @@ from tf_keras import layers as tf_layers
 from na_keras.detection.feature_pyramid import feature_pyramid
 from na_keras.detection.heads import REGION_SIZE, box_head, proposal_head, retinanet_head
 from na_keras.detection.model_garden.attention_layers import get_attention
-from na_keras.models.resnet import STAGES, resnet_stages
+from na_keras.models.resnet import STAGES, in_stages, resnet_stages
 
 
 class FixedBatchNormalization(tf_layers.BatchNormalization):
@@ -74,23 +74,28 @@ class WithSpecifications(tf_keras.Model):
         return self._output_specs
 
 
-def backbone(image_shape, attention=None, depth=50, frozen_stages=1, layers=tf_layers):
+def attended(get_attention, options):
+    """The factory of a backbone's attention: of `get_attention`, in the stages that its options name; or None."""
+    factory = get_attention(options.attention)
+    return factory and in_stages(factory, tuple(options.attention_stages))
+
+
+def backbone(image_shape, options, layers=tf_layers):
     """ResNet with attention.
 
     Args:
         image_shape: (height, width, 3), multiples of 32; images are normalised.
-        attention: None or a name in attention_layers.ATTENTION.
-        depth: a key of na_keras.models.resnet.RESNET.
-        frozen_stages: 0: all is trained; 1: stem and first stage are as they come; up to 4.
+        options: configurations.AttentionResNet.
         layers: namespace to take layers from.
 
     Returns:
         tf_keras.Model whose layers have the names of na_keras' ResNet.
     """
     image = tf_keras.Input(image_shape)
-    maps = resnet_stages(image, depth, get_attention(attention), layers=layers)
-    model = WithSpecifications(image, numbered(maps), f"resnet{depth}")
-    frozen = ("conv1_", *(f"{stage}_" for stage, *_ in STAGES[:frozen_stages])) if frozen_stages else ()
+    maps = resnet_stages(image, options.model_id, attended(get_attention, options), layers=layers)
+    model = WithSpecifications(image, numbered(maps), f"resnet{options.model_id}")
+    stages = [stage for stage, *_ in STAGES[: options.frozen_stages]]
+    frozen = ("conv1_", *(f"{stage}_" for stage in stages)) if stages else ()
     for layer in model.layers:
         if layer.name.startswith(frozen):
             layer.trainable = False
