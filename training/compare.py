@@ -102,7 +102,7 @@ def prepare(arguments, rest):
         if given := [name for name in OWN_FLAGS if getattr(command, name) is not None]:
             raise ValueError(f"{flag(given[0])} is what a study decides itself: leave it out.")
         networks.import_modules(command.imports)
-        recipe = train.resolved_recipe(command, pathlib.Path("of no run"))
+        recipe = train.resolved_recipe(command, arguments.study_dir)
         networks.resolve_attention(recipe.attention)
         if decided is None:
             execution = {name: getattr(command, name) for name in ("sync_bn", "precision", "xla")}

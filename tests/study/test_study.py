@@ -16,6 +16,7 @@ from tiny_network import FLAGS, tiny, train_here
 
 import compare
 from na_keras.models import MODELS
+from study import report
 from study.record import Cell, Study
 
 SHORT = [
@@ -232,3 +233,9 @@ def test_the_cells_of_a_seed_stand_together():
 def test_modules_whose_folders_would_be_one_are_refused(tmp_path):
     with pytest.raises(ValueError, match="--attention: own-Gate and own:Gate would share a folder"):
         Study(tmp_path / "new").begin({}, ["own:Gate", "own-Gate"], [0])
+
+
+@pytest.mark.parametrize("folder", sorted((ROOT / "docs/studies").iterdir()), ids=lambda folder: folder.name)
+def test_a_report_on_the_pages_is_that_of_its_numbers(folder):
+    study = Study(folder)
+    assert report.markdown(study, "none") == (folder / "report.md").read_text()
