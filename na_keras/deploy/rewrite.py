@@ -157,17 +157,19 @@ class Replacements:
         """
         if (call := self.only_follower(norm, NormalizationAttention, once)) is not None:
             form, fits = self.form, has_form(call.operation) and self.form.takes(kernel, shape)
+            make = functools.partial(form, call.operation)
         else:
             kinds = MEAN_GATES if self.form is not FORMS["integer_safe"] else {}
             found = [(self.only_follower(norm, kind, once), form) for kind, form in kinds.items()]
             call, form = next(((call, form) for call, form in found if call is not None), (None, None))
             fits = call is not None and form.takes(call.operation, kernel, shape)
+            make = fits and functools.partial(form, call.operation, form=self.form)
         if not fits:
             return None
         self.dropped.add(id(call.operation))
         self.counts["attention"] += 1
         self.counts["attention_projected"] += 1
-        return functools.partial(form, call.operation)
+        return make
 
     def plan_attention(self, attention):
         """Puts the deploy form in the place of a NA layer."""

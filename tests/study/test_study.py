@@ -75,22 +75,33 @@ def killed(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def finished(killed):
-    """The same study after the same command, and what was printed."""
-    result = run("training/compare.py", *WHAT, "--study-dir", killed, *SHORT)
-    return killed, result.stdout
+    """The study after the same command with a broken module more; what was printed, and complained of."""
+    arguments = ["--attention", "none", "na", "study_modules:Broken", *WHAT[3:], "--study-dir", killed, *SHORT]
+    result = run("training/compare.py", *arguments, "--no-timings", check=False)
+    assert result.returncode == 1
+    return killed, result.stdout, result.stderr
 
 
 def test_a_killed_study_goes_on_where_it_was(finished):
-    directory, output = finished
+    directory, output, _ = finished
     assert "na-0 is being trained by another process: waiting for it." in output
     for cell in ("none-0", "na-0"):  # finished by the first program, and by the process that it left
         assert f"{cell} begins" not in output
         assert len(json.loads((directory / "cells" / cell / "environment.json").read_text())) == 1
-    assert "4 of 4 cells finished, 0 running" in output
+    assert "4 of 6 cells finished, 0 running, 2 failed" in output
+
+
+def test_failed_cells_are_reported_and_do_not_stop_the_rest(finished):
+    directory, _, complaints = finished
+    for seed in (0, 1):
+        reason = f"study_modules-Broken-{seed} failed: RuntimeError: this module is broken on purpose"
+        assert f"{reason} ({directory}/logs/study_modules-Broken-{seed}.log)" in complaints
+    text = (directory / "report.md").read_text()
+    assert "Not finished: study_modules-Broken-0, study_modules-Broken-1." in text
 
 
 def test_each_cell_is_the_run_that_train_py_makes_alone(finished, tmp_path):
-    directory, _ = finished
+    directory, *_ = finished
     code, _ = train_here(tmp_path / "run", *SHORT, "--attention", "na", "--seed", 1)
     assert code == 0
     there = [row for row in rows_of(directory) if (row.pop("attention"), row.pop("seed")) == ("na", "1")]
@@ -98,7 +109,7 @@ def test_each_cell_is_the_run_that_train_py_makes_alone(finished, tmp_path):
 
 
 def test_the_report_has_what_the_cells_have(finished):
-    directory, output = finished
+    directory, output, _ = finished
     results = {(row["attention"], row["seed"]): 100 * float(row["validation_top1"]) for row in rows_of(directory)}
     with (directory / "summary.csv").open(newline="") as file:
         summary = {row["attention"]: row for row in csv.DictReader(file)}
@@ -109,17 +120,13 @@ def test_the_report_has_what_the_cells_have(finished):
     text = (directory / "report.md").read_text()
     assert f"{difference:+.2f}" in text and f"{difference:+.2f}" in output
     assert "nothing can be significant with fewer than 6 seeds" in text
-    with (directory / "costs.csv").open(newline="") as file:
-        costs = {row["attention"]: row for row in csv.DictReader(file)}
-    assert int(costs["na"]["parameters"]) - int(costs["none"]["parameters"]) == 2
-    assert set(costs) == {"none", "na", "none again"} and float(costs["none"]["step_ratio"]) == 1
     for name in ("comparison.png", "curves.png"):
         assert (directory / name).read_bytes().startswith(b"\x89PNG")
 
 
 def test_two_files_are_the_study(finished, tmp_path, capsys, monkeypatch):
     """Without the runs: the report is the same, and only cells are run that the files have not."""
-    directory, _ = finished
+    directory, *_ = finished
     for name in ("study.json", "history.csv"):
         shutil.copy(directory / name, tmp_path)
     assert compare.main(["--report", str(tmp_path)]) == 0
@@ -142,17 +149,18 @@ def test_two_files_are_the_study(finished, tmp_path, capsys, monkeypatch):
     assert "na-2 failed: it said nothing" in capsys.readouterr().err
 
 
-def test_a_failed_cell_is_reported_and_does_not_stop_the_rest(finished, tmp_path, capsys):
-    directory, _ = finished
-    copy = tmp_path / "copy"
-    shutil.copytree(directory, copy)
-    arguments = ["--attention", "study_modules:Broken", "eca", "--seeds", "0", "--study-dir", copy, *SHORT]
-    code = run_study([*arguments, "--no-timings"])
-    printed = capsys.readouterr()
-    assert code == 1
-    assert "study_modules-Broken-0 failed: RuntimeError: this module is broken on purpose" in printed.err
-    assert "eca-0: top1" in printed.out and "1 of 2 cells finished, 0 running, 1 failed" in printed.out
-    assert "Not finished: study_modules-Broken-0, study_modules-Broken-1, eca-1" in (copy / "report.md").read_text()
+def test_the_costs_are_measured_in_the_end(finished, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("study.costs.ROUNDS", 1)
+    for name in ("study.json", "history.csv"):
+        shutil.copy(finished[0] / name, tmp_path)
+    assert run_study([*WHAT, "--study-dir", tmp_path, *SHORT]) == 0
+    with (tmp_path / "costs.csv").open(newline="") as file:
+        costs = {row["attention"]: row for row in csv.DictReader(file)}
+    assert int(costs["na"]["parameters"]) - int(costs["none"]["parameters"]) == 2
+    assert set(costs) == {"none", "na", "none again"} and float(costs["none"]["step_ratio"]) == 1
+    assert (
+        "million MACs" in capsys.readouterr().out and "an answer to one image" in (tmp_path / "report.md").read_text()
+    )
 
 
 def edit(path, text, other):
