@@ -258,14 +258,6 @@ def test_a_network_trained_in_mixed_precision_ships_in_float32(tmp_path, policy,
         assert (tmp_path / "out" / "1" / "saved_model.pb").exists()
 
 
-def test_na_mobilenetv2_exports(tmp_path, c_api_alone):
-    build = lambda size: NAMobileNetV2((size, size, 3), 0.35, classes=len(LABELS))  # noqa: E731
-    path = make_run(tmp_path / "run", size=96, resize=112, build=build)
-    export_model.main(["--model", str(path), "--output", str(tmp_path / "out")])
-    manifest = json.loads((tmp_path / "out" / "1" / "manifest.json").read_text())
-    assert manifest["preprocessing"] == {"resize": 112, "size": 96, "pixels": "RGB 0..255", "exif_orientation": False}
-
-
 class Unregistered(keras.layers.Layer):
     """A user's layer without the decorator that a saved model needs."""
 
