@@ -49,10 +49,12 @@ def parse_arguments(argv):
     parser = make_parser()
     arguments, rest = parser.parse_known_args(argv)
     if arguments.report is not None:
-        given = [name for name in ("attention", "seeds", "study_dir", "jobs", "devices") if getattr(arguments, name)]
+        given = [name for name, value in vars(arguments).items() if value and name not in ("report", "base")]
         if given or rest:
             parser.error(f"--report stands alone, or with --base. Received: {' '.join([*map(flag, given), *rest])}")
         return arguments, []
+    if arguments.attention == ["none"] and (arguments.where or arguments.preserve):
+        parser.error("--where and --preserve are about modules, and --attention none has none: leave them out")
     if missing := [name for name in ("attention", "seeds", "study_dir") if not getattr(arguments, name)]:
         parser.error(f"{', '.join(map(flag, missing))} is missing")
     for name, values in (("attention", arguments.attention), ("seeds", arguments.seeds)):
@@ -110,7 +112,15 @@ def prepare(arguments, rest):
     decided |= {"where": arguments.where, "preserve": arguments.preserve or None}
     study = Study(arguments.study_dir)
     study.begin(decided, arguments.attention, arguments.seeds)
+    check_base(study, arguments.base)
     return study
+
+
+def check_base(study, base):
+    """Raises ValueError if the study has modules, and not the one that they are to be compared with."""
+    if base not in study.content["attention"] and base != "none":
+        known = ", ".join(study.content["attention"])
+        raise ValueError(f"--base must be a module of the study: {known}. Received: {base}")
 
 
 def make_report(study, base):
@@ -118,7 +128,7 @@ def make_report(study, base):
     from study import report
 
     print("", report.result_table(study, base, "plain"), "", *report.what_it_says(study, base), sep="\n")
-    if table := report.cost_table(study, base, "plain"):
+    if table := report.cost_table(study, "plain"):
         print("", table, sep="\n")
     print("", *(f"  {path}" for path in report.write(study, base)), sep="\n")
 
@@ -180,6 +190,7 @@ def main(argv=None):
         study = Study(arguments.report)
         if not study.histories:
             raise ValueError(f"{arguments.report} holds no study with a finished run ({STUDY}, history.csv).")
+        check_base(study, arguments.base)
         make_report(study, arguments.base)
         return 0
     except (ValueError, OSError, RuntimeError) as error:

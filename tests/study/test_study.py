@@ -214,6 +214,9 @@ def test_what_is_not_this_study_is_refused_by_name(finished, tmp_path, change, a
         (["--attention", "na", "--seeds", "-1", "--study-dir", "s"], "--seeds must be between 0"),
         (["--report", "s", "--seeds", "1"], "--report stands alone"),
         (["--report", "s"], "no study with a finished run"),
+        (["--report", "s", "--no-timings"], "--report stands alone"),
+        ([*WHAT, "--study-dir", "s", "--base", "sa"], "--base must be a module of the study: none, na. Received: sa"),
+        (["--attention", "none", "--seeds", "0", "--study-dir", "s", "--where", "a"], "are about modules"),
     ],
 )
 def test_bad_input_ends_before_anything_is_written(tmp_path, monkeypatch, capsys, arguments, message):
@@ -247,3 +250,56 @@ def test_modules_whose_folders_would_be_one_are_refused(tmp_path):
 def test_a_report_on_the_pages_is_that_of_its_numbers(folder):
     study = Study(folder)
     assert report.markdown(study, "none") == (folder / "report.md").read_text()
+
+
+def started(arguments, monkeypatch):
+    """[(command, CUDA_VISIBLE_DEVICES, how many processes there were then)] of a study whose runs all fail."""
+    found, alive = [], []
+
+    class Failing:
+        returncode = 1
+
+        def __init__(self, command, env, **options):
+            alive.append(self)
+            found.append((command, env.get("CUDA_VISIBLE_DEVICES"), len(alive)))
+
+        def poll(self):
+            if self in alive:
+                alive.remove(self)
+            return self.returncode
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(subprocess, "Popen", Failing)
+    monkeypatch.setattr("study.cells.EVERY", 0.0)
+    assert run_study(arguments) == 1
+    return found
+
+
+@pytest.mark.parametrize(
+    ("flags", "devices", "together"),
+    [([], {None}, 1), (["--jobs", "2"], {None}, 2), (["--devices", "3", "5"], {"3", "5"}, 2)],
+)
+def test_so_many_runs_at_a_time_each_on_its_own_device(flags, devices, together, tmp_path, monkeypatch):
+    found = started([*WHAT, "--study-dir", tmp_path / "study", *SHORT, *flags], monkeypatch)
+    assert len(found) == 4
+    assert {device for _, device, _ in found} == devices
+    assert max(number for _, _, number in found) == together
+
+
+def test_only_runs_with_a_module_are_told_where_and_how_it_begins(tmp_path, monkeypatch):
+    network = ["--model", "keras.applications.MobileNetV2", "--recipe", "finetune", "--data-dir", tmp_path]
+    where = ["--where", "block_1_project_BN", "--preserve"]
+    found = started([*WHAT[:3], "--seeds", "0", "--study-dir", tmp_path / "study", *network, *where], monkeypatch)
+    without, with_module = (command for command, *_ in found)
+    assert "none" in without and not {"--where", "--preserve"} & {*without}
+    assert "na" in with_module and {*where} <= {*with_module}
+
+
+def test_with_keep_best_the_best_epoch_counts():
+    study = Study(ROOT / "nowhere")
+    study.content = {"recipe": {"keep_best": "top1"}}
+    rows = [{"epoch": f"{epoch}", "validation_top1": value} for epoch, value in ((1, ".5"), (2, ".8"), (3, ".7"))]
+    study.histories = {Cell("na", 0): rows}
+    assert study.result(Cell("na", 0), "top1") == 0.8
+    study.content = {"recipe": {"keep_best": None}}
+    assert study.result(Cell("na", 0), "top1") == 0.7

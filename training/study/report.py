@@ -47,7 +47,7 @@ def result_table(study, base, style):
     of_metric, of_loss = results(study, metric, base), results(study, LOSS, base)
     different = statistics.compare(of_metric, base) if base in of_metric else {}
     header = ["module", "seeds", f"{NAMES[metric]}, %", "deviation", "95 %", "loss", "deviation"]
-    header += [f"to {base}, points", "95 % ", "p", "p corrected"]
+    header += [f"to {base}, points", "95 %", "p", "p corrected"]
     rows = []
     for name, values in of_metric.items():
         summary, loss = statistics.summarise(list(values.values())), statistics.summarise(list(of_loss[name].values()))
@@ -60,10 +60,10 @@ def result_table(study, base, style):
         else:
             row += [""] * 4
         rows.append(row)
-    return text_table([column.strip() for column in header], rows, style)
+    return text_table(header, rows, style)
 
 
-def cost_table(study, base, style):
+def cost_table(study, style):
     """Parameters, MACs, times; None where nothing was measured."""
     rows = costs.read(study)
     if not rows:
@@ -143,7 +143,7 @@ def markdown(study, base):
     """The page."""
     parts = ["\n".join(f"- {line}" for line in circumstances(study)), result_table(study, base, "markdown")]
     parts.append("\n".join(what_it_says(study, base)))
-    if table := cost_table(study, base, "markdown"):
+    if table := cost_table(study, "markdown"):
         rows, batch = costs.read(study), study.content["recipe"]["batch_size"]
         about = "; ".join(dict.fromkeys(row["about"] for row in rows.values()))
         parts += [
