@@ -11,7 +11,6 @@ from na_keras.graph.calls import sublayers
 from na_keras.graph.insertion import insert_attention
 from na_keras.layers import get_attention
 from na_keras.model_files import training_record
-from na_keras.models.named_seeds import NamedSeeds
 from na_keras.models.shared import classifier_of
 from na_keras.networks.classifiers import find_classifier, with_classifier
 from na_keras.networks.files import image_model, of_one_tensor, square_side
@@ -199,7 +198,6 @@ def from_applications(network, size, classes):
 
 def build_foreign(network, size, classes, activation, synchronized, weights, notes):
     """`build` of a network that is not of this library."""
-    seeds = NamedSeeds()  # of a fresh classifier, whatever modules there are
 
     def plain(classes):
         if network.name.kind == "file":
@@ -225,7 +223,7 @@ def build_foreign(network, size, classes, activation, synchronized, weights, not
         names = new_names(with_modules, model)
         if weights.has_modules(names):
             notes += weights.fill(with_modules, head(with_modules))
-            return with_classifier(with_modules, network.model, classes, activation, synchronized, seeds)
+            return with_classifier(with_modules, network.model, classes, activation, synchronized)
     if weights is not None:
         notes += weights.fill(model, head(model))
     fresh = set()
@@ -233,7 +231,7 @@ def build_foreign(network, size, classes, activation, synchronized, weights, not
         trained = weights is not None or network.name.kind == "file"
         before, model = model, with_fresh_modules(model, inserted, network.preserve, notes if trained else None)
         fresh = new_names(model, before)
-    model = with_classifier(model, network.model, classes, activation, synchronized, seeds)
+    model = with_classifier(model, network.model, classes, activation, synchronized)
     notes.modules += [layer for layer in sublayers(model) if layer.name in fresh and layer.weights]
     return model
 

@@ -10,7 +10,6 @@ from keras import layers
 from na_keras.graph.calls import calls_of
 from na_keras.graph.copying import ModelCopy, copy_layer
 from na_keras.graph.scores import flat_makers, squashing_of
-from na_keras.models.named_seeds import NamedSeeds
 
 SIZE_OF = {layers.Dense: "units", layers.Conv2D: "filters"}
 PASSIVE = (layers.Flatten, layers.Reshape, layers.Dropout, layers.GlobalAveragePooling2D, layers.Identity)
@@ -72,11 +71,10 @@ def find_classifier(model, where):
 class ClassifierExchange(ModelCopy):
     """A copy of a model with another end. Arguments as of `with_classifier`."""
 
-    def __init__(self, head, tail, classes, activation, synchronized, seeds):
+    def __init__(self, head, tail, classes, activation, synchronized):
         super().__init__(self.synchronize if synchronized else None)
         self.head, self.tail, self.classes, self.activation = head, tail, classes, activation or "linear"
         self.ends = {id(operation) for operation in (head, *tail)}
-        self.seeds = seeds or NamedSeeds()
         self.replaced = getattr(head, SIZE_OF[type(head)]) != classes
 
     @staticmethod
@@ -95,8 +93,7 @@ class ClassifierExchange(ModelCopy):
         if operation is self.head:
             activation = "linear" if self.tail else self.activation
             change = {SIZE_OF[type(operation)]: self.classes, "activation": activation, "dtype": "float32"}
-            with self.seeds.of(operation.name):
-                copied = copy_layer(operation, lambda config: {**config, **change})
+            copied = copy_layer(operation, lambda config: {**config, **change})
             copied.activation = keras.activations.get(activation)  # copy_layer keeps the original's function
         else:
             activation = self.activation if operation is self.tail[-1] else "linear"
@@ -108,7 +105,7 @@ class ClassifierExchange(ModelCopy):
         return copied
 
 
-def with_classifier(model, where, classes, activation, synchronized=False, seeds=None):
+def with_classifier(model, where, classes, activation, synchronized=False):
     """A copy of a functional classifier that ends as asked for; everything else keeps its weights.
 
     Args:
@@ -117,13 +114,12 @@ def with_classifier(model, where, classes, activation, synchronized=False, seeds
         classes: a number other than the model's makes the classifier a fresh one.
         activation: "softmax", "sigmoid", or None for logits.
         synchronized: batch statistics over all replicas, in every batch norm.
-        seeds: `NamedSeeds` of a fresh classifier; None: its own.
 
     Raises:
         ValueError: as `find_classifier`; a layer that cannot be copied.
     """
     head, tail, _ = find_classifier(model, where)
-    exchange = ClassifierExchange(head, tail, classes, activation, synchronized, seeds)
+    exchange = ClassifierExchange(head, tail, classes, activation, synchronized)
     copied = exchange.rebuild(model)
     exchange.copy_states()
     return copied

@@ -26,6 +26,26 @@ def applications(attention):
     return build(network, size=32, classes=7)
 
 
+@pytest.fixture(scope="module")
+def from_file(tmp_path_factory):
+    """A builder of a trained network with a fresh classifier."""
+    path = tmp_path_factory.mktemp("trained") / "trained.keras"
+    keras.applications.MobileNetV2((32, 32, 3), alpha=0.35, weights=None, classes=5).save(path)
+
+    def build_it(attention):
+        where = {"where": "block_16_project_BN", "preserve": False} if attention else {}
+        network = Network(str(path), attention, pixels="tf", **where)
+        return build(network, size=32, classes=7)
+
+    return build_it
+
+
+def test_a_fresh_classifier_of_a_trained_network_is_the_same_with_any_module(from_file):
+    expected, found = (initial_weights(from_file, attention) for attention in (None, "se"))
+    assert set(expected) < set(found)
+    assert_equal(found, expected, expected)
+
+
 def initial_weights(builder, attention, seed=7):
     """{path: array} of a network that is built after `set_random_seed`."""
     keras.utils.set_random_seed(seed)
