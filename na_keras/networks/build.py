@@ -177,7 +177,7 @@ def from_file(network, size, classes, activation, notes):
     if classes not in (None, there):
         notes.append(f"The classifier is new: {path} is of {there} classes, the network has {classes}.")
     else:
-        notes.ending = path, find_classifier(model, str(path))[-1]
+        notes.ending = path, find_classifier(model, str(path)).activation
         notes += notes.change_of_ending(activation)
     return with_classifier(model, str(path), classes or there, "softmax")
 
@@ -212,7 +212,7 @@ def build_foreign(network, size, classes, activation, synchronized, weights, not
     model = plain(classes)
     if isinstance(weights, PlacedWeights):
         weights = weights.read(plain, factory and (lambda classes: inserted(plain(classes), False)))
-    head = lambda model: find_classifier(model, network.model)[0]  # noqa: E731
+    head = lambda model: find_classifier(model, network.model).head  # noqa: E731
     if isinstance(weights, TorchWeights):
         raise ValueError(
             f"{weights.label} is of PyTorch, whose names are known for this library's networks only: {network.model} "

@@ -101,6 +101,46 @@ def test_a_nested_file_gets_other_classes_and_modules_of_ones_own(tmp_path):
         built(tmp_path / "outer.keras", attention="simam", preserve=True)
 
 
+def mapped_classifier(*last):
+    """A classifier of 10 classes that ends as keras.applications.MobileNet, in a convolution of a map of 1 x 1."""
+    trunk = small_classifier(RESCALING)
+    x = layers.Reshape((1, 1, 16))(trunk.get_layer("head").input)
+    x = layers.Conv2D(10, 1, name="head")(x)
+    for layer in last:
+        x = layer(x)
+    return keras.Model(trunk.input, x)
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        [layers.Reshape((10,)), layers.Activation("softmax")],
+        [layers.Softmax(), layers.Reshape((1, 10)), layers.Dropout(0.1), layers.Reshape((10,))],
+        [layers.Reshape((-1,)), layers.Softmax()],
+        [layers.Flatten(), layers.Softmax()],
+        [keras.Sequential([layers.Reshape((10,)), layers.Softmax()])],
+    ],
+    ids=["mobilenet", "twice", "any", "flatten", "nested"],
+)
+def test_other_classes_pass_a_reshape_after_the_classifier(last, tmp_path):
+    model = mapped_classifier(*last)
+    model.save(tmp_path / "model.keras")
+    network, notes = built(tmp_path / "model.keras", classes=3, attention="na")
+    assert network.output_shape == (None, 3)
+    assert "is of 10 classes, the network has 3" in notes
+    np.testing.assert_allclose(np.sum(network(pictures()), axis=1), 1, rtol=1e-6)
+    same, _ = built(tmp_path / "model.keras")
+    np.testing.assert_allclose(same(pictures()), model(pictures()), atol=1e-6)
+
+
+def test_other_classes_are_refused_where_a_reshape_splits_them(tmp_path):
+    last = [layers.Softmax(), layers.Reshape((2, 5), name="pairs"), layers.Flatten()]
+    mapped_classifier(*last).save(tmp_path / "model.keras")
+    with pytest.raises(ValueError, match=r"has 10 classes, .* 'pairs' brings into the shape \(2, 5\); for 3 classes"):
+        built(tmp_path / "model.keras", classes=3)
+    assert built(tmp_path / "model.keras")[0].output_shape == (None, 10)
+
+
 @pytest.mark.parametrize(
     ("options", "fields", "message"),
     [

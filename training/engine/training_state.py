@@ -98,7 +98,7 @@ class TrainingState:
         """The `Freezing` of the model; the trunk is all but the classifier and fresh attention modules."""
         head = []
         if recipe.freeze_trunk or recipe.trunk_learning_rate != 1:
-            head = [find_classifier(self.model, recipe.model)[0], *self.notes.modules]
+            head = [find_classifier(self.model, recipe.model).head, *self.notes.modules]
         return Freezing(recipe, self.model, head)
 
     @property
