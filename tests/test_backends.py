@@ -21,6 +21,8 @@ PORTABLE = [
     "layers/test_layers_peers.py",
     "models/test_models.py",
     "models/test_optimizers.py",
+    "models/test_optimizers_beside_torch.py",
+    "torch_weights/test_published_networks.py",
     "training/test_step_cost.py",
 ]
 # What another backend cannot get wrong by itself is left out: shapes, names, counts and messages; what one half

@@ -105,8 +105,13 @@ def likely_fix(mismatch, classifier, expected):
     theirs, ours = modules(unexpected), modules(missing)
     if any(name.startswith("conv1.0.") for name in unexpected):
         return (
-            "The file's network has a deep stem, conv1.0 and more, as resnet50d, ecaresnet50d, ecaresnet50t and "
-            "ecaresnet_light of timm: that is another network, and none of this library."
+            "The file's network has a deep stem, conv1.0 and more, as resnet50d, ecaresnet50d and ecaresnet50t of "
+            "timm: that is another network, and none of this library."
+        )
+    if any(".downsample.2." in name for name in unexpected):
+        return (
+            "The file's network averages before the convolutions of its shortcuts, which are downsample.1 and not "
+            "downsample.0, as ecaresnetlight of timm: that is another network, and none of this library."
         )
     if prefix := common_prefix(unexpected, expected):
         return (
@@ -182,7 +187,7 @@ def load_torch_weights(model, state_dict_or_path, skip_classifier=False, *, atte
 
     Args:
         model: a ResNet or MobileNetV2 of this library, with attention None, "na", "na_paper", "na_embedding",
-            "na_mean", "se", "ge", "sk", "cbam", "gc" or "sge".
+            "na_mean", "se", "eca", "ge", "sk", "cbam", "gc" or "sge".
         state_dict_or_path: a dictionary from names to numpy arrays or PyTorch's tensors; or the path of a `.npz`,
             `.safetensors`, `.pth`, `.pt` or `.pth.tar` file of one. The last three need PyTorch, whose safe loading
             executes nothing of the file. A checkpoint may hold the dictionary under "state_dict" or "model".

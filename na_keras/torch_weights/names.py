@@ -1,11 +1,11 @@
 """What the weights of this library's networks are called in PyTorch, and how they lie there.
 
 Sources: torchvision for ResNet (models/resnet.py) and MobileNetV2 (models/mobilenetv2.py); 13952522076/NANet for `na`;
-implus/PytorchInsight, classification/models/imagenet, for `se`, `cbam`, `sge` and SK; xvjiarui/GCNet for what is inside
-`gc`. The embeddings in `na` are `conv1`, of the key, and `conv2`, of the query, as in NANet's
-models/resnet/resnet_na5.py (each a Sequential of convolution, ReLU, convolution); files of version 0.1.0 have `key` and
-`query`. Names of our own, where we know of no published ones: `ge` (with `gather`, a Sequential of convolutions and
-batch norms in turn). In MobileNetV2 every module is called as in ResNet, beside `conv`, as NANet's is.
+implus/PytorchInsight, classification/models/imagenet, for `se`, `cbam`, `sge` and SK; BangguWu/ECANet, models, for
+`eca`; xvjiarui/GCNet for what is inside `gc`. The embeddings in `na` are `conv1`, of the key, and `conv2`, of the
+query, as in NANet's models/resnet/resnet_na5.py (each a Sequential of convolution, ReLU, convolution); files of version
+0.1.0 have `key` and `query`. Names of our own, where we know of no published ones: `ge` (with `gather`, a Sequential of
+convolutions and batch norms in turn). In MobileNetV2 every module is called as in ResNet, beside `conv`, as NANet's is.
 
 A batch norm's `num_batches_tracked` has no counterpart in Keras, and no effect.
 """
@@ -26,6 +26,7 @@ LAYOUTS = {
     "pointwise": (lambda shape: (1, 1, *shape), (3, 2, 0, 1)),  # (inputs, outputs) -> (outputs, inputs, 1, 1)
     "map": (lambda shape: (1, *shape, 1, 1), (0, 1, 2, 3)),  # (c,) -> (1, c, 1, 1)
     "image": (lambda shape: (*shape, 1, 1), (0, 1, 2)),  # (c,) -> (c, 1, 1)
+    "sequence": (lambda shape: shape, (2, 1, 0)),  # (k, in, out) -> (out, in, k)
 }
 
 
@@ -67,6 +68,7 @@ ATTENTION_WEIGHTS = {
         },
     ),
     attention_layers.SqueezeExcite: (("se",), {**pair("squeeze", "fc.0"), **pair("excite", "fc.2")}),
+    attention_layers.EfficientChannelAttention: (("eca",), {"kernel": ("conv.weight", "sequence")}),
     attention_layers.CBAM: (
         ("cbam",),
         {
@@ -178,7 +180,8 @@ def torchvision_name(name):
 def without_timm_names(state):
     """A state dict of timm's resnet50, seresnet50 or mobilenetv2_100 under torchvision's and PytorchInsight's names.
 
-    timm's squeeze-and-excitation has 1x1 convolutions, `se.fc1` and `se.fc2`, in the place of linear layers.
+    timm calls every module `se`: squeeze-and-excitation has 1x1 convolutions, `se.fc1` and `se.fc2`, in the place of
+    linear layers, and ECA `se.conv`.
     """
     if "conv_stem.weight" in state:
         state = {torchvision_name(name): value for name, value in state.items()}
@@ -187,7 +190,8 @@ def without_timm_names(state):
         match = re.fullmatch(r"(.*\.se)\.fc([12])\.(weight|bias)", name)
         if match and match[3] == "weight" and tuple(value.shape[2:]) == (1, 1):
             value = value[:, :, 0, 0]
-        renamed[f"{match[1]}.fc.{2 * int(match[2]) - 2}.{match[3]}" if match else name] = value
+        eca = re.sub(r"\.se\.conv\.weight$", ".eca.conv.weight", name)
+        renamed[f"{match[1]}.fc.{2 * int(match[2]) - 2}.{match[3]}" if match else eca] = value
     return renamed
 
 

@@ -14,8 +14,8 @@ torch = pytest.importorskip("torch", reason="compares with PyTorch")
 torch_networks = pytest.importorskip("torch_networks")
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of pixels in 0..1, as PyTorch's programs have them
-NETWORKS = [("ResNet50", name) for name in (None, "se", "ge", "sk", "cbam", "na", "gc", "sge", "na_embedding")]
-NETWORKS += [("MobileNetV2", name) for name in (None, "se", "ge", "cbam", "na")]
+NETWORKS = [("ResNet50", name) for name in (None, "se", "eca", "ge", "sk", "cbam", "na", "gc", "sge", "na_embedding")]
+NETWORKS += [("MobileNetV2", name) for name in (None, "se", "eca", "ge", "cbam", "na")]
 
 
 @functools.cache

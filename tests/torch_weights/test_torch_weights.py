@@ -9,7 +9,10 @@ import na_keras
 from na_keras import MobileNetV2, ResNet18, ResNet50, load_torch_weights, to_torch_state_dict
 from na_keras.torch_weights.names import layer_weights
 
-NETWORKS = [(ResNet50, "sk"), *((ResNet18, name) for name in (None, "na", "na_embedding", "se", "cbam", "gc", "sge"))]
+NETWORKS = [
+    (ResNet50, "sk"),
+    *((ResNet18, name) for name in (None, "na", "na_embedding", "se", "eca", "cbam", "gc", "sge")),
+]
 NETWORKS += [(thin, name) for name in (None, "na", "na_embedding", "ge", "cbam", "gc", "sge")]
 
 
@@ -67,6 +70,7 @@ MODULES = {
     },
     (ResNet18, "na"): {"layer1.0.na.weight2": (1,), "layer4.1.na.bias2": (1,)},
     (ResNet18, "se"): {"layer1.0.se.fc.0.weight": (4, 64), "layer1.0.se.fc.2.weight": (64, 4)},
+    (ResNet18, "eca"): {"layer1.0.eca.conv.weight": (1, 1, 3), "layer4.1.eca.conv.weight": (1, 1, 5)},
     (ResNet18, "cbam"): {
         "layer2.1.cbam.ChannelGate.mlp.1.weight": (8, 128),
         "layer2.1.cbam.ChannelGate.mlp.3.bias": (128,),
@@ -153,6 +157,24 @@ def test_timms_squeeze_and_excitation_is_read():
         new = name.replace(".se.fc.0.", ".se.fc1.").replace(".se.fc.2.", ".se.fc2.")
         renamed[new] = array[:, :, None, None] if new != name and array.ndim == 2 else array
     assert_restores(model, renamed)
+
+
+def test_timms_efficient_channel_attention_is_read_and_named():
+    """timm calls every module `se`."""
+    model = randomize(ResNet18(attention="eca", **SMALL))
+    renamed = {name.replace(".eca.", ".se."): array for name, array in to_torch_state_dict(model).items()}
+    assert "layer1.0.se.conv.weight" in renamed
+    assert_restores(model, renamed)
+    with pytest.raises(ValueError, match="The file has eca modules and this network expects se"):
+        load_torch_weights(ResNet18(attention="se", **SMALL), renamed)
+
+
+def test_networks_that_average_in_their_shortcuts_are_refused_by_name():
+    model, moved = ResNet18(**SMALL), {}
+    for name, array in to_torch_state_dict(model).items():
+        moved[name.replace(".downsample.1.", ".downsample.2.").replace(".downsample.0.", ".downsample.1.")] = array
+    with pytest.raises(ValueError, match="averages before the convolutions of its shortcuts.*ecaresnetlight"):
+        load_torch_weights(model, moved)
 
 
 def test_networks_with_a_deep_stem_are_refused_by_name():
@@ -283,7 +305,6 @@ def test_models_of_other_kinds_are_refused(network, unloaded, state):
     ("layer", "path"),
     [
         (na_keras.StyleRecalibration(), "mean_weight"),
-        (na_keras.EfficientChannelAttention(), "kernel"),
         (na_keras.LinearContextTransform(2), "gamma"),
         (na_keras.NonLocal(), "query/kernel"),
         (na_keras.SelectiveKernel(groups=(1, 1, 1), dilation_rates=(1, 1, 1), reduction=2), "branch_3_conv/kernel"),

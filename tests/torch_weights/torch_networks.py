@@ -3,6 +3,8 @@
 Written from the papers' equations and PyTorch's geometry for the tests: the other side of load_torch_weights.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -53,6 +55,16 @@ class GE(nn.Module):
     def forward(self, x):
         gathered = self.gather(x) if self.steps else x.mean((2, 3), keepdim=True)
         return x * torch.sigmoid(F.interpolate(gathered, size=x.shape[2:], mode="nearest"))
+
+
+class ECA(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        size = int((math.log2(channels) + 1) / 2) | 1  # the odd number of the paper's equation 12
+        self.conv = nn.Conv1d(1, 1, size, padding=size // 2, bias=False)
+
+    def forward(self, x):
+        return x * torch.sigmoid(self.conv(x.mean((2, 3))[:, None]))[:, 0, :, None, None]
 
 
 class ChannelGate(nn.Module):
@@ -122,6 +134,7 @@ RESNET_ATTENTION = {
     "na": ("na", NA),
     "na_embedding": ("na", lambda channels: NA(channels, embedding=True)),
     "se": ("se", SE),
+    "eca": ("eca", ECA),
     "ge": ("ge", GE),
     "cbam": ("cbam", CBAM),
     "gc": ("gc", GC),
@@ -130,6 +143,7 @@ RESNET_ATTENTION = {
 MOBILENET_ATTENTION = {
     "na": ("na", NA),
     "se": ("se", lambda channels: SE(channels, 8)),
+    "eca": ("eca", ECA),
     "ge": ("ge", lambda channels: GE(channels, 3)),
     "cbam": ("cbam", lambda channels: CBAM(channels, 8)),
 }
