@@ -122,18 +122,13 @@ class DeployAttention(layers.Layer):
         weights = ops.exp(ops.log_softmax(scores, axis=1))
         if h.shape[1] and h.shape[2] and h.shape[1] * h.shape[2] * h.shape[3] < LARGE:
             # A matrix product has some 50 us of its own in TensorFlow, as long as all else here takes.
-            return self.over_positions(ops.sum, h * as_map(weights, h))
+            return ops.sum(h * as_map(weights, h), axis=(1, 2))
         return ops.squeeze(ops.matmul(weights[:, None], flat_positions(h, h.shape[3])), 1)
-
-    @staticmethod
-    def over_positions(reduction, h):
-        """ops.sum or ops.mean of h (b, h, w, c) over the positions: (b, c)."""
-        return reduction(h, axis=(1, 2))
 
     def context(self, h):
         """Equation 6: (b, filters)."""
         if self.weighs_equally(h):
-            context = self.over_positions(ops.mean, h)
+            context = ops.mean(h, axis=(1, 2))
         else:
             key, query = self.compared(h)
             context = self.weighted_mean(h, -ops.abs(key - query))
@@ -182,14 +177,7 @@ class LiteAttention(DeployAttention):
         weights = ops.softmax(scores, axis=1)  # one operation; of five small ones each takes as long
         if self.kernel is not None:
             return ops.squeeze(ops.matmul(weights[:, None], flat_positions(h, h.shape[3])), 1)
-        return self.over_positions(ops.sum, h * as_map(weights, h))
-
-    @staticmethod
-    def over_positions(reduction, h):
-        """The rows first, which takes no longer. LiteRT adds one number after the other: of 112 x 112 equal ones, as a
-        black image has them, the sum would be off by 1e-4 of itself.
-        """
-        return reduction(reduction(h, axis=1), axis=1)
+        return ops.sum(h * as_map(weights, h), axis=(1, 2))
 
 
 class IntegerSafeAttention(LiteAttention):

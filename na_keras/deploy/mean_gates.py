@@ -21,26 +21,24 @@ class MeanGate(layers.Layer):
     Args:
         source: the built attention layer.
         convolution: (kernel (c, filters), bias (filters,)) of the 1x1 convolution.
-        form: class of NA's form, which says how means are taken.
     """
 
-    def __init__(self, source, convolution, form):
+    def __init__(self, source, convolution):
         super().__init__(name=source.name)
-        self.over_positions = form.over_positions
         self.kernel, self.bias = (
             constant_weight(self, *pair) for pair in zip(("kernel", "bias"), convolution, strict=True)
         )
 
     def call(self, h):
         """The convolution's output times the gate."""
-        return (convolve(h, self.kernel) + self.bias) * self.gate(self.over_positions(ops.mean, h))
+        return (convolve(h, self.kernel) + self.bias) * self.gate(ops.mean(h, axis=(1, 2)))
 
 
 class DeploySqueezeExcite(MeanGate):
     """SE; its hidden layer sees W mean(h) + b as one product."""
 
-    def __init__(self, source, convolution, form):
-        super().__init__(source, convolution, form)
+    def __init__(self, source, convolution):
+        super().__init__(source, convolution)
         squeeze, excite = (
             [np.asarray(part, "float64") for part in (layer.kernel, layer.bias)]
             for layer in (source.squeeze, source.excite)
@@ -69,8 +67,8 @@ class DeploySqueezeExcite(MeanGate):
 class DeployEfficientChannelAttention(MeanGate):
     """ECA."""
 
-    def __init__(self, source, convolution, form):
-        super().__init__(source, convolution, form)
+    def __init__(self, source, convolution):
+        super().__init__(source, convolution)
         self.along_channels = np.asarray(source.kernel)
 
     @staticmethod

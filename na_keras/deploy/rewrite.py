@@ -163,7 +163,7 @@ class Replacements:
             found = [(self.only_follower(norm, kind, once), form) for kind, form in kinds.items()]
             call, form = next(((call, form) for call, form in found if call is not None), (None, None))
             fits = call is not None and form.takes(call.operation, kernel, shape)
-            make = fits and functools.partial(form, call.operation, form=self.form)
+            make = fits and functools.partial(form, call.operation)
         if not fits:
             return None
         self.dropped.add(id(call.operation))

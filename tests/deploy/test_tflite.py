@@ -10,11 +10,11 @@ from keras import layers
 from weights_that_matter import make_every_weight_matter, photographs
 
 import evaluate
-from na_keras import NAMobileNetV2, NormalizationAttention
+from na_keras import ATTENTION, NAMobileNetV2, NormalizationAttention
 from na_keras.data import digits, pipeline
 from na_keras.deploy import TFLITE_KINDS, attention_forms, calibration, convert_tflite, deploy_copy
 from na_keras.deploy.images import ImageFormat
-from na_keras.deploy.tflite import conversion, float_gates
+from na_keras.deploy.tflite import conversion, float_gates, summing
 from na_keras.deploy.tflite import graph as tflite_graph
 from na_keras.deploy.tflite.runner import Runner
 
@@ -163,21 +163,48 @@ def test_na_mobilenetv2_at_224_runs_on_any_image_in_one_piece():
     np.testing.assert_allclose(ours.sum(1), 1, atol=10 / 256)
 
 
+@pytest.mark.parametrize("keepdims", [True, False])
 @pytest.mark.parametrize("reduction", [keras.ops.sum, keras.ops.mean])
-def test_litert_reduces_a_map_of_equal_numbers_by_rows(reduction):
+def test_litert_reduces_a_map_of_equal_numbers_by_rows(reduction, keepdims):
     """Relative error: 112 + 112 roundings of 6e-8 at most each; in one go 12,544 are, of one sign."""
     image = keras.Input((112, 112, 16))
-    relative = {}
-    value = 0.1234567
-    for form in ("tensorflow", "tflite"):
-        output = attention_forms.FORMS[form].over_positions(reduction, image)
-        found = answers(
-            conversion.convert_network(keras.Model(image, output), "float32"),
-            np.full((1, 112, 112, 16), value, "float32"),
-        )
-        exact = np.float64(np.float32(value)) * (112 * 112 if reduction is keras.ops.sum else 1)
-        relative[form] = np.abs(found / exact - 1).max()
-    assert relative["tflite"] <= 224 * 2.0**-24 < relative["tensorflow"]
+    network = keras.Model(image, reduction(image, axis=(1, 2), keepdims=keepdims))
+    value = np.float32(0.1234567)
+    exact = np.float64(value) * (112 * 112 if reduction is keras.ops.sum else 1)
+    in_one_go = conversion.converted(network, TFLITE_KINDS["float32"])
+    for flatbuffer, bound in ((conversion.convert_network(network, "float32"), 224), (in_one_go, 112 * 112)):
+        found = answers(flatbuffer, np.full((2, 112, 112, 16), value))
+        assert found.shape == (2, *network.output_shape[1:])
+        relative = np.abs(found / exact - 1).max()
+        assert (relative <= 224 * 2.0**-24) == (bound == 224)
+
+
+def test_small_maps_and_integers_are_reduced_in_one_go(files):
+    image = keras.Input((16, 16, 4))
+    flatbuffer = conversion.converted(keras.Model(image, keras.ops.mean(image, axis=(1, 2))), TFLITE_KINDS["float32"])
+    assert summing.by_rows(flatbuffer) is flatbuffer
+    assert summing.by_rows(files["int8"]) is files["int8"]
+
+
+# Not SK, whose convolutions fill the edges with zeros; not the non-local block, which compares all pairs of positions;
+# not SGE, which divides the deviations from the mean, here rounding errors, by their standard deviation.
+FLAT = sorted(set(ATTENTION) - {"sk", "non_local", "sge"})
+GROUPED = {"lct": {"groups": 4}, "gc": {"reduction": 4}, "se": {"reduction": 4}, "cbam": {"reduction": 4}}
+
+
+@pytest.mark.parametrize("name", FLAT)
+def test_modules_of_a_flat_map_are_what_they_are_in_keras(name):
+    """112 x 112 equal positions, as a black image makes them in a network's first block."""
+    image = keras.Input((112, 112, 16))
+    model = keras.Model(image, ATTENTION[name](**GROUPED.get(name, {}))(image))
+    rng = np.random.default_rng(0)
+    model.set_weights([rng.uniform(0.2, 1, weight.shape) for weight in model.weights])
+    flat = np.broadcast_to(np.linspace(-2, 2, 16, dtype="float32"), (1, 112, 112, 16))
+    found = answers(conversion.convert_network(deploy_copy(model, "tflite")[0], "float32"), flat)
+    expected = model.predict(flat, verbose=0)
+    # 224 roundings of a mean are 1.3e-5 of it; LCT divides by the deviation within a group. In one go LCT is off by
+    # 1.1e-4 and NA by 3e-5.
+    np.testing.assert_allclose(found, expected, atol=2.5e-5 * np.abs(expected).max())
 
 
 class Gate(layers.Layer):
