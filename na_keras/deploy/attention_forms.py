@@ -15,7 +15,7 @@ context from the narrow h. With weights a_i over the positions that sum to 1,
     mean over channels of x_i   =   (mean over outputs of W) . h_i + mean(b)
     sum_i a_i x_i               =   W (sum_i a_i h_i) + b
 
-The product with W reads all of W once more, so that in TensorFlow this saves nothing on the smallest maps.
+The product with W reads all of W once more, so that this saves nothing on the smallest maps.
 
 Nothing here is registered with Keras: a deploy copy is exported, never saved as a .keras file.
 """
@@ -84,8 +84,8 @@ class DeployAttention(layers.Layer):
             self.mean_kernel = kernel.mean(-1, keepdims=True, dtype="float64").astype("float32")
             self.mean_bias = np.float32(bias.mean(dtype="float64"))
 
-    @classmethod
-    def takes(cls, kernel, output_shape):
+    @staticmethod
+    def takes(kernel, output_shape):
         """Whether it saves work to have the convolution before it, with the kernel (c, filters), as a part of it.
 
         Args:
@@ -166,11 +166,6 @@ class DeployAttention(layers.Layer):
 
 class LiteAttention(DeployAttention):
     """The same in operations that LiteRT's CPU delegate computes faster."""
-
-    @classmethod
-    def takes(cls, kernel, output_shape):
-        """A convolution to more channels in any case."""
-        return kernel.shape[0] < kernel.shape[1]
 
     def weighted_mean(self, h, scores):
         """By a product on wide maps: packing them for the matrix product takes longer."""
