@@ -239,6 +239,7 @@ def test_the_tables_of_results_are_those_of_the_programs():
         base, se = (measured[model, kind, batch, name] for name in ("none", "se"))
         number = lambda name, row=row: f"{float(row[name]):.3f}"  # noqa: E731
         expected = [f"{names[model]}, {names.get(kind, f'`{kind}`')}, {batch}", f"{float(base['milliseconds']):.1f}"]
-        expected += [number("ratio", se), number("ratio"), f"{number('low')} .. {number('high')}"]
+        expected += [number("ratio", se), f"{number('ratio')} ({number('low')} .. {number('high')})"]
+        expected += [f"{float(row['beside_se']):+.3f}"]
         (line,) = (line for line in lines if line[0] == expected[0])
         assert [*line[:5], line[6]] == [*expected, f"{float(row['megabytes']):.1f}"]
