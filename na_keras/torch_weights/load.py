@@ -178,8 +178,8 @@ def match(weights, state):
 def load_torch_weights(model, state_dict_or_path, skip_classifier=False, *, attention="load"):
     """Loads weights that were trained in PyTorch into a network of this library.
 
-    The names are torchvision's (`layer1.0.conv1.weight`, `features.3.conv.0.0.weight`), with NANet's, PytorchInsight's
-    or, for GE, our own in the attention modules; names.py has them all. timm's of resnet50, seresnet50 and
+    The names are torchvision's (`layer1.0.conv1.weight`, `features.3.conv.0.0.weight`), with NANet's, PytorchInsight's,
+    ECANet's or, for GE, our own in the attention modules; names.py has them all. timm's of resnet50, seresnet50 and
     mobilenetv2_100 are taken too. Every tensor of the file is used, but for batch norms' `num_batches_tracked` and an
     average's `n_averaged`, which have no counterpart in Keras. A prefix on all names, as `module.`, `model.` or
     `backbone.`, is taken off. The networks' logits equal PyTorch's on the same pixels; those begin as 0..255 here

@@ -119,8 +119,9 @@ def mapped_classifier(*last):
         [layers.Reshape((-1,)), layers.Softmax()],
         [layers.Flatten(), layers.Softmax()],
         [keras.Sequential([layers.Reshape((10,)), layers.Softmax()])],
+        [keras.Sequential([layers.Flatten(), layers.Dropout(0.1)]), layers.Softmax()],
     ],
-    ids=["mobilenet", "twice", "any", "flatten", "nested"],
+    ids=["mobilenet", "twice", "any", "flatten", "nested", "nested without a reshape"],
 )
 def test_other_classes_pass_a_reshape_after_the_classifier(last, tmp_path):
     model = mapped_classifier(*last)

@@ -18,6 +18,7 @@ from na_keras.deploy.not_a_number import checked
 from na_keras.deploy.outputs import check_answer, named
 from na_keras.deploy.rewrite import in_deploy_form
 from na_keras.deploy.tflite import float_gates, graph, metadata, resizing, summing
+from na_keras.deploy.tflite.editing import EditedFile
 from na_keras.deploy.tflite.kinds import checked_kind
 from na_keras.deploy.tflite.runner import litert
 
@@ -154,7 +155,9 @@ def convert_network(network, kind, representative=None):
     flatbuffer = converted(network, settings, representative)
     if settings.quantized and settings.pixels != "float32":
         graph.check_integer_only(flatbuffer)
-    flatbuffer = summing.by_rows(resizing.with_free_batch(flatbuffer))
+    file = EditedFile(flatbuffer)
+    if any([resizing.free_batch(file), summing.sum_by_rows(file)]):
+        flatbuffer = file.pack()
     return float_gates.with_float_gates(flatbuffer) if settings.float_gates_of else flatbuffer
 
 

@@ -11,8 +11,6 @@ The converter takes the batch of 1 for granted in two ways:
 
 import numpy as np
 
-from na_keras.deploy.tflite.editing import EditedFile
-
 BROADCASTING = ("ADD", "DIV", "MAXIMUM", "MINIMUM", "MUL", "SQUARED_DIFFERENCE", "SUB")
 
 
@@ -65,8 +63,10 @@ def complete_broadcasts(file):
     return changed
 
 
-def with_free_batch(flatbuffer):
-    """The same file (bytes), with a batch that an interpreter can resize; for one image it computes the same."""
-    file = EditedFile(flatbuffer)
-    changed = [free_reshapes(file), complete_broadcasts(file)]
-    return file.pack() if any(changed) else flatbuffer
+def free_batch(file):
+    """Makes the batch of an EditedFile one that an interpreter can resize; for one image it computes the same.
+
+    Returns:
+        Whether anything changed.
+    """
+    return any([free_reshapes(file), complete_broadcasts(file)])

@@ -10,8 +10,6 @@ TensorFlow and ONNX Runtime sum in parts by themselves.
 
 import numpy as np
 
-from na_keras.deploy.tflite.editing import EditedFile
-
 REDUCTIONS = ("MEAN", "SUM")
 POSITIONS = 256  # up to so many the roundings together are 1.5e-5 at most, as those of the rows of 112 x 112 are
 
@@ -25,7 +23,6 @@ def sums_positions(file, operator):
         source.type == file.schema.TensorType.FLOAT32
         and len(shape) == 4
         and sorted(np.frombuffer(axes, "<i4") % 4) == [1, 2]
-        and shape[1] > 1 < shape[2]
         and shape[1] * shape[2] > POSITIONS
     )
 
@@ -39,10 +36,16 @@ def reduction_like(file, operator, source, axis, output):
     return new
 
 
-def by_rows(flatbuffer):
-    """The same file (bytes), in which sums and means over the positions of large float maps are taken of each column,
-    and then of the row that these are."""
-    file, operators = EditedFile(flatbuffer), []
+def sum_by_rows(file):
+    """Takes sums and means over the positions of large float maps of each column, and then of the row that these are.
+
+    Args:
+        file: EditedFile.
+
+    Returns:
+        Whether anything changed.
+    """
+    operators = []
     for operator in file.graph.operators:
         if not sums_positions(file, operator):
             operators.append(operator)
@@ -55,7 +58,6 @@ def by_rows(flatbuffer):
         columns = file.add_tensor(name, row, file.schema.TensorType.FLOAT32)
         operators.append(reduction_like(file, operator, source, 1, columns))
         operators.append(reduction_like(file, operator, columns, 2 if keep else 1, output))
-    if len(operators) == len(file.graph.operators):
-        return flatbuffer
+    changed = len(operators) > len(file.graph.operators)
     file.graph.operators = operators
-    return file.pack()
+    return changed
