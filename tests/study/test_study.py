@@ -16,7 +16,7 @@ from tiny_network import FLAGS, tiny, train_here
 
 import compare
 from na_keras.models import MODELS
-from study import report
+from study import pictures, report
 from study.record import Cell, Study
 
 SHORT = [
@@ -250,6 +250,19 @@ def test_modules_whose_folders_would_be_one_are_refused(tmp_path):
 def test_a_report_on_the_pages_is_that_of_its_numbers(folder):
     study = Study(folder)
     assert report.markdown(study, "none") == (folder / "report.md").read_text()
+
+
+@pytest.mark.parametrize("folder", sorted((ROOT / "docs/studies").iterdir()), ids=lambda folder: folder.name)
+@pytest.mark.parametrize("draw", [pictures.comparison, pictures.curves], ids=["comparison", "curves"])
+def test_no_label_reaches_over_the_edge_of_its_picture(draw, folder):
+    figure = draw(Study(folder), "none")
+    figure.canvas.draw()
+    labels = [label for axes in figure.axes for label in (axes.title, axes.xaxis.label, axes.yaxis.label)]
+    labels = [label for label in labels if label.get_text()]
+    boxes = [label.get_window_extent() for label in labels]
+    inside = [figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 and figure.bbox.y0 <= box.y0 for box in boxes]
+    assert len(labels) >= 2
+    assert all(inside), [label.get_text() for label, fits in zip(labels, inside, strict=True) if not fits]
 
 
 def started(arguments, monkeypatch):

@@ -35,11 +35,11 @@ def comparison(study, base):
     figure = plots.new_figure(10, 1.4 + 0.45 * len(values))
     left, right = figure.subplots(1, 2)
     draw_points(left, {name: list(found.values()) for name, found in values.items()})
-    left.set_xlabel(f"{report.NAMES[study.metric]} of each seed, %; mean, 95 % interval")
+    left.set_xlabel(f"{report.NAMES[study.metric]} of each seed, %;\nmean, 95 % interval")
     # In the rows and colours that the modules have on the left.
     draw_points(right, {name: pairs.get(name, []) for name in values})
     right.axvline(0, color="black", linewidth=1)
-    right.set_xlabel(f"points more than {base} with the same seed; mean, 95 % interval")
+    right.set_xlabel(f"points more than {base} with the same seed;\nmean, 95 % interval")
     right.set_yticklabels([])
     return figure
 
