@@ -100,6 +100,23 @@ def jobs_of(arguments):
                 yield subject, {**job, **network}
 
 
+def check_modules(jobs):
+    """Raises ValueError where a module does not fit a map or a network: the group of it may be the last of an hour."""
+    from costs.worker import make_layer, make_model
+
+    checked = set()
+    for subject, job in jobs:
+        for module in job["modules"]:
+            part = (module, job["shape"][-1]) if job["what"] == "layer" else (module, job["model"], job["size"])
+            if part in checked:
+                continue
+            checked.add(part)
+            try:
+                make_layer(*part) if job["what"] == "layer" else make_model(job, module)
+            except ValueError as error:
+                raise ValueError(f"{module} does not fit {subject}; leave one of them out. {error}") from error
+
+
 def measure_group(job, processes):
     """What each process measured, as `run_worker` returns it; of memory every module has a process of its own."""
     if job["what"] != "memory":
@@ -142,6 +159,7 @@ def main(argv=None):
     try:
         check(arguments)
         jobs = list(jobs_of(arguments))
+        check_modules(jobs)
         bar = progress.Progress(len(jobs), "groups")
         for done, (subject, job) in enumerate(jobs, start=1):
             processes = measure_group(job, arguments.processes)

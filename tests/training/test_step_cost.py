@@ -109,6 +109,8 @@ def test_the_memory_of_a_step_is_the_process_s_largest():
         (["--shapes", "8x56x56"], "expected BATCHxHEIGHTxWIDTHxCHANNELS. Received: 8x56x56"),
         (["--model", "ResNet51"], "ResNet51"),
         (["--table", "nowhere/cost.csv"], "no folder .*nowhere"),
+        (["--what", "layer", "--attention", "se", "gc"], "gc does not fit 8 x 112 x 112 x 16; leave"),
+        (["--what", "step", "--model", "ResNet18", "--attention", "none", "sk"], "sk does not fit ResNet18, 8 at 160"),
     ],
 )
 def test_bad_input_ends_before_anything_is_measured(arguments, message, monkeypatch, capsys):
