@@ -173,25 +173,27 @@ class LiteAttention(DeployAttention):
     """The same in operations that LiteRT's CPU delegate computes faster."""
 
     def product_with(self, h, kernel):
-        """As a 1x1 convolution."""
-        return convolve(h, kernel)
+        """As a product and a sum: packing the map for a convolution takes longer."""
+        return ops.sum(h * kernel[:, 0], axis=3, keepdims=True)
 
     def weighted_mean(self, h, scores):
-        """By a product on wide maps: packing them for the matrix product takes longer."""
+        """As a product and a sum again."""
         weights = ops.softmax(scores, axis=1)  # one operation; of five small ones each takes as long
-        if self.kernel is not None:
-            return ops.squeeze(ops.matmul(weights[:, None], flat_positions(h, h.shape[3])), 1)
         return ops.sum(h * as_map(weights, h), axis=(1, 2))
 
 
 class IntegerSafeAttention(LiteAttention):
     """The same without softmax and division, for full int8; see the head of the file."""
 
+    def product_with(self, h, kernel):
+        """As a 1x1 convolution: in int8 products and means over the channels take longer, in float less."""
+        return convolve(h, kernel)
+
     def channel_mean(self, h):
-        """As a convolution in any case: in int8 the mean over the channels takes longer, in float less."""
+        """As a product in any case."""
         if self.kernel is not None:
             return super().channel_mean(h)
-        return convolve(h, np.full((h.shape[3], 1), 1 / h.shape[3], "float32"))
+        return self.product_with(h, np.full((h.shape[3], 1), 1 / h.shape[3], "float32"))
 
     def gate(self, h):
         """The factors of the channels: (b, 1, w, filters); repeated along the width, for then the product with x runs
