@@ -166,7 +166,7 @@ def measure_group(group, candidates, rounds):
 
     print(f"{group[0]}, {group[1]}, batch {group[2]}", flush=True)
     first = candidates[0]
-    candidates = [first, dataclasses.replace(first, name=first.name + report.AGAIN), *candidates[1:]]
+    candidates = [first, dataclasses.replace(first, name=first.name + interleaved.AGAIN), *candidates[1:]]
     ready, failures = start(candidates)
     timings, seconds = {}, {}
     if candidates[0].name in ready:

@@ -15,6 +15,7 @@ import time
 import numpy as np
 
 WARM_UP = 2  # rounds not counted
+AGAIN = " again"  # after a name: the same program a second time, whose difference from itself is the null test
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,6 +19,7 @@ ARROWS = {
     "files": (),
     "text_table": (),
     "interleaved": (),
+    "ratio_bars": ("interleaved",),
     "layers": (),
     "optimizers": (),
     "graph": ("layers",),

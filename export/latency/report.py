@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import datetime
 import importlib.metadata
-import itertools
 import statistics
 
 PACKAGES = ("tensorflow", "keras", "ai-edge-litert", "numpy")
@@ -19,9 +18,7 @@ SE_MARGINS = {
     ("mobilenetv2", "float32"): 0.02,
     **{(network, kind): 0.03 for network in ("resnet50", "mobilenetv2") for kind in ("int8_float_gate", "int8")},
 }
-AGAIN = " again"  # after the name of a group's first network, measured a second time: the null test
 TARGET_SIZE = 224
-MOST_BARS = 10  # in one part of a picture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +84,7 @@ def verdict(row, rows, value, limit):
     """A limit and whether the value keeps it, as text; "open" where the null test of its group differs by more."""
     from na_keras import interleaved
 
-    again = [other for other in rows if other.group == row.group and other.attention.endswith(AGAIN)]
+    again = [other for other in rows if other.group == row.group and other.attention.endswith(interleaved.AGAIN)]
     spreads = [interleaved.null_spread(other.low, other.high) for other in again if other.ratio is not None]
     if None in (limit, value) or not spreads:
         return ""
@@ -163,61 +160,21 @@ def read_csv(path):
     return rows
 
 
-def parts_of(rows):
-    """Rows of a picture's parts: each of whole groups with at most MOST_BARS rows in all, or of one larger group."""
-    parts = [[]]
-    for _, group in itertools.groupby(rows, key=lambda row: row.group):
-        group = list(group)
-        if parts[-1] and len(parts[-1]) + len(group) > MOST_BARS:
-            parts.append([])
-        parts[-1] += group
-    return parts
-
-
-def draw_part(axes, rows, names, size):
-    """A bar for each row, the row's group beside the first of it. Returns {text of the legend: what was drawn}."""
-    legend = {}
-    for place, row in enumerate(rows):
-        spread = [[row.ratio - row.low], [row.high - row.ratio]]
-        color = f"C{names.index(row.attention)}"
-        legend[row.attention] = axes.barh(place, row.ratio - 1, 0.8, 1, xerr=spread, color=color, ecolor="0.3")
-        target, margin = limits(row, size)
-        places = target, None if margin is None else row.ratio - row.beside_se + margin
-        for limit, style, name in zip(places, ("D", "|"), ("target", "SE and margin"), strict=True):
-            if limit is not None:
-                (legend[name],) = axes.plot(limit, place, style, color="black", markersize=6 if style == "D" else 12)
-    groups = [row.group for row in rows]
-    labels = [
-        f"{model} {kind}, batch {batch}" if groups.index((model, kind, batch)) == place else ""
-        for place, (model, kind, batch) in enumerate(groups)
-    ]
-    axes.set_yticks(range(len(rows)), labels, fontsize=8)
-    axes.invert_yaxis()
-    axes.axvline(1, color="black", linewidth=1)
-    axes.grid(alpha=0.3, axis="x")
-    axes.set_axisbelow(True)
-    return legend
-
-
 def draw(rows, size, about, path):
-    """Bars from 1, the network without attention, to each ratio, with its spread and a mark for each target; ten at
-    most in each part. PNG.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    """A picture of the ratios, with a mark for each target. PNG."""
+    from na_keras import ratio_bars
 
     base = {row.group: row.attention for row in reversed(rows)}
-    drawn = [row for row in rows if row.ratio is not None and row.attention != base[row.group]]
-    names, parts = list(dict.fromkeys(row.attention for row in drawn)), parts_of(drawn)
-    figure = Figure(figsize=(8, 1 + sum(0.7 + 0.26 * len(part) for part in parts)), layout="constrained")
-    FigureCanvasAgg(figure)
-    heights = [max(len(part), 1) + 2 for part in parts]
-    all_axes = figure.subplots(len(parts), 1, squeeze=False, sharex=True, gridspec_kw={"height_ratios": heights})[:, 0]
-    legend = {}
-    for axes, part in zip(all_axes, parts, strict=True):
-        legend |= draw_part(axes, part, names, size)
-    if legend:
-        all_axes[0].legend(legend.values(), legend.keys(), loc="best", fontsize=8)
-    all_axes[-1].set_xlabel("time / time of the first network of the group (median, and its spread)")
-    figure.suptitle(about.replace("; ", "\n", 2), fontsize=7)
-    figure.savefig(path, dpi=120, format="png")
+    bars = []
+    for row in rows:
+        if row.ratio is None or row.attention == base[row.group]:
+            continue
+        target, margin = limits(row, size)
+        marks = {} if target is None else {"goal": target}
+        if margin is not None:
+            marks["SE and margin"] = row.ratio - row.beside_se + margin
+        model, kind, batch = row.group
+        bars.append(
+            ratio_bars.Bar(f"{model} {kind}, batch {batch}", row.attention, row.ratio, row.low, row.high, marks)
+        )
+    ratio_bars.draw(bars, "time", about, path)

@@ -109,7 +109,7 @@ def test_targets_are_the_projects_and_only_for_what_they_were_set():
         "+0.041 0.02 missed",
     ]
     assert {line.count("|") for line in markdown} == {11}
-    without = [row for row in rows if not row.attention.endswith(report.AGAIN)]
+    without = [row for row in rows if not row.attention.endswith(interleaved.AGAIN)]
     assert "met" not in report.table(without, 224) and "missed" not in report.table(without, 224)
 
 

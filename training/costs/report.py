@@ -13,7 +13,6 @@ STEPS = ("ResNet50, 8 at 160", "MobileNetV2, 16 at 160")
 MARGINS = {("step", "tensorflow", subject): 0.03 for subject in STEPS}
 MARGINS |= {("step", engine, subject): 0.02 for engine in ("xla", "jax") for subject in STEPS}
 MARGINS |= {("memory", "tensorflow", subject): 0.0 for subject in STEPS}
-MOST_BARS = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +63,7 @@ def rows_of(measurement, engine, subject, modules, processes):
             statistics.median(own / base for own, base in zip(process[index], process[0], strict=True))
             for process in processes
         ]
-        again = " again" if module in modules[:index] else ""
+        again = interleaved.AGAIN if module in modules[:index] else ""
         amount, ratio = unit * statistics.median(amounts), statistics.median(ratios)
         differences = [interleaved.difference(process[index], process[se], process[0]) for process in processes if se]
         beside = statistics.median(differences) if differences else None
@@ -76,7 +75,7 @@ def null_spread(rows):
     """The largest that a ratio of the base to itself differs from 1, in any process; None where it ran once."""
     from na_keras import interleaved
 
-    spreads = [interleaved.null_spread(row.low, row.high) for row in rows if row.module.endswith(" again")]
+    spreads = [interleaved.null_spread(row.low, row.high) for row in rows if row.module.endswith(interleaved.AGAIN)]
     return max(spreads, default=None)
 
 
@@ -131,29 +130,17 @@ def write_csv(rows, about, path):
 
 
 def draw(rows, about, path):
-    """A picture with a bar for each row but the bases', ten at most in each part, and the processes' range. PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    """A picture of the ratios, with a mark for each goal. PNG."""
+    from na_keras import ratio_bars
 
-    first = {row.group: row.module for row in reversed(rows)}
-    drawn = [row for row in rows if row.module != first[row.group]]
-    parts = [drawn[start : start + MOST_BARS] for start in range(0, len(drawn), MOST_BARS)] or [[]]
-    figure = Figure(figsize=(9, 1 + sum(0.8 + 0.28 * len(part) for part in parts)), layout="constrained")
-    FigureCanvasAgg(figure)
-    modules = list(dict.fromkeys(row.module for row in drawn))
-    heights = [max(len(part), 1) + 2 for part in parts]
-    all_axes = figure.subplots(len(parts), 1, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
-    for axes, part in zip(all_axes, parts, strict=True):
-        for place, row in enumerate(part):
-            spread = [[row.ratio - row.low], [row.high - row.ratio]]
-            color = "0.75" if row.module.endswith(" again") else f"C{modules.index(row.module)}"
-            axes.barh(place, row.ratio - 1, 0.8, 1, xerr=spread, color=color, ecolor="0.3")
-        labels = [f"{row.measurement}, {row.engine}, {row.subject}: {row.module}" for row in part]
-        axes.set_yticks(range(len(part)), labels, fontsize=8)
-        axes.invert_yaxis()
-        axes.axvline(1, color="black", linewidth=1)
-        axes.grid(alpha=0.3, axis="x")
-        axes.set_axisbelow(True)
-        axes.set_xlabel("ratio to the first module of the group (median of the processes, and their range)", fontsize=8)
-    figure.suptitle(about, fontsize=7, wrap=True)
-    figure.savefig(path, dpi=120, format="png")
+    base = {row.group: row.module for row in reversed(rows)}
+    bars = []
+    for row in rows:
+        if row.module == base[row.group]:
+            continue
+        marks, found = {}, goal_of(row, [other for other in rows if other.group == row.group])
+        if found is not None:
+            goal, value = found
+            marks = {"goal": goal} if row.group in GOALS else {"SE and margin": row.ratio - value + goal}
+        bars.append(ratio_bars.Bar(", ".join(row.group), row.module, row.ratio, row.low, row.high, marks))
+    ratio_bars.draw(bars, "time or memory", about, path)

@@ -15,7 +15,6 @@ ROUNDS = 21
 MEASURED = {"step": "step", "answer": "answer"}  # what costs/worker.py calls them, and how columns begin
 NUMBERS = ("milliseconds", "ratio", "low", "high")
 COLUMNS = ("attention", "parameters", "macs", *(f"{name}_{number}" for name in MEASURED for number in NUMBERS), "about")
-AGAIN = " again"  # the base a second time: the null test
 
 
 def counts(job, attention):
@@ -64,7 +63,7 @@ def measure(study, modules, imports, say):
         RuntimeError: a measuring process failed.
     """
     job = job_of(study, imports)
-    rows = {name: {"attention": name} for name in [*modules, modules[0] + AGAIN]}
+    rows = {name: {"attention": name} for name in [*modules, modules[0] + interleaved.AGAIN]}
     for name in modules:
         say(f"Counting {name}.")
         parameters, macs = counts(job, name)
@@ -73,7 +72,7 @@ def measure(study, modules, imports, say):
         say(f"Measuring {what}: {len(modules)} modules, {ROUNDS} rounds.")
         form = {"engine": "tensorflow", "precision": "float32"} if what == "answer" else {}
         found = run_worker({**job, **form, "what": what, "modules": [modules[0], *modules]})
-        names = [modules[0] + AGAIN, *modules]
+        names = [modules[0] + interleaved.AGAIN, *modules]
         seconds = dict(zip(names, found["measured"][what], strict=True))
         about = f"{interleaved.machine()}; {found['device']}; {found['versions']}; {datetime.date.today()}"
         timings = interleaved.summarise({modules[0]: seconds[modules[0]]} | seconds)
