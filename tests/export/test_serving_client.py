@@ -162,7 +162,22 @@ def test_grpc_gives_the_same_answers_and_errors(exported, url, grpc_address, pho
     assert "INVALID_ARGUMENT" in error_of(*way, "--image", damaged)
     other = error_of("--grpc", grpc_address, "--model-name", "other", "--image", photo)
     assert "answered NOT_FOUND: Servable not found: other" in other
-    late = error_of(*way, "--timeout", 1e-6, "--image", photo)
+
+
+@needs_protos
+def test_a_grpc_server_that_takes_longer_than_the_time_out_is_given_up(photo):
+    given_up = threading.Event()
+
+    def slow(signature, inputs):
+        given_up.wait(60)
+        raise BadRequest("late")
+
+    server, port = start_grpc(slow, "127.0.0.1:0")
+    try:
+        late = error_of("--grpc", f"127.0.0.1:{port}", "--model-name", "demo", "--timeout", 0.2, "--image", photo)
+    finally:
+        given_up.set()
+        server.stop(None).wait()
     assert "DEADLINE_EXCEEDED" in late
 
 
