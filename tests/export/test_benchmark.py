@@ -113,6 +113,18 @@ def test_targets_are_the_projects_and_only_for_what_they_were_set():
     assert "met" not in report.table(without, 224) and "missed" not in report.table(without, 224)
 
 
+def test_targets_are_marked_in_the_picture_and_what_did_not_run_has_no_bar(monkeypatch):
+    drawn = []
+    monkeypatch.setattr("na_keras.ratio_bars.draw", lambda bars, *rest: drawn.extend(bars))
+    failed = Row("resnet50", "savedmodel", 8, "gc", 0.0, failure="no memory")
+    report.draw([row("none", 1.0), again(0.9, 1.1), row("se", 1.02, 0.0), row("na", 1.06, 0.04), failed], 224, "", None)
+    assert [(bar.group, bar.name) for bar in drawn] == [
+        ("resnet50 savedmodel, batch 8", name) for name in ("none again", "se", "na")
+    ]
+    assert drawn[0].marks == drawn[1].marks == {}
+    assert drawn[2].marks == {"goal": 1.08, "SE and margin": pytest.approx(1.02 + 0.02)}
+
+
 def test_a_difference_is_taken_round_by_round():
     """A round in which the machine was half as fast changes nothing."""
     base, se, na = [10.0, 20.0, 10.0], [11.0, 22.0, 11.0], [12.0, 24.0, 30.0]

@@ -52,6 +52,17 @@ def test_goals_of_steps_are_beside_se_and_only_of_what_they_were_set_for():
     assert report.verdict(without_se[2], without_se) == ""
 
 
+def test_goals_are_marked_in_the_picture(monkeypatch):
+    drawn = []
+    monkeypatch.setattr("na_keras.ratio_bars.draw", lambda bars, *rest: drawn.extend(bars))
+    modules = ("none", "none", "se", "na")
+    step = group([1.0, 1.0, 1.05, 1.07], measurement="step", subject="ResNet50, 8 at 160", modules=modules)
+    report.draw([*group([1.0, 1.0, 1.04]), *step], "a machine", None)
+    marks = [{name: pytest.approx(value) for name, value in bar.marks.items()} for bar in drawn]
+    assert [bar.name for bar in drawn] == ["se again", "na", "none again", "se", "na"]
+    assert marks == [{}, {"goal": 1.10}, {}, {}, {"SE and margin": 1.05 + 0.03}]
+
+
 def test_the_program_measures_in_processes_of_their_own_and_writes_what_it_found(tmp_path, capsys):
     table, picture = tmp_path / "cost.csv", tmp_path / "cost.png"
     engines = ["tensorflow", *(["jax"] if importlib.util.find_spec("jax") else [])]
